@@ -1,0 +1,1 @@
+"""bytes → Arrow tables: file formats and tracepoint layouts; nothing of the model."""

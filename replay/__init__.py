@@ -1,0 +1,1 @@
+"""tables → verdicts: the engine, the model, the rules; nothing of formats, screens, disks."""
