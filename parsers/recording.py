@@ -85,6 +85,8 @@ class Threads:
 
     comms: dict[int, str] = field(default_factory=dict)
     tgids: dict[int, int] = field(default_factory=dict)
+    #: Which (guest, vCPU) a thread runs, where the recording says so (trace-cmd's GUEST option).
+    guests: dict[int, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,159 @@
+"""Merged records → event tables: the last step of both binary parsers.
+
+Given the records of a window in time order, group them by event and make each event's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hvtrace.parsers.eventformat import EventFormat
+from hvtrace.parsers.records import Plan, Words, decode, plan
+from hvtrace.parsers.recording import NotUnderstood, Window
+from hvtrace.schema.arrow import DICTIONARY
+from hvtrace.schema.common import COMMON_COLUMNS, RAW_STAMP
+from hvtrace.schema.registry import BY_NAME
+
+__all__ = ["Comms", "EventTables", "Merged"]
+
+Index = npt.NDArray[np.int64]
+Groups = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_TYPES = {
+    "seq": pa.uint64(),
+    "ts_ns": pa.int64(),
+    "ts_raw": pa.uint64(),
+    "cpu": pa.uint16(),
+    "tid": pa.int32(),
+    "comm": DICTIONARY,
+}
+#: The common columns that a parser fills, in their order; `vm` and `vcpu` are not its business.
+PARSED = tuple(c.name for c in COMMON_COLUMNS if c.name in _TYPES)
+
+
+class Comms:
+    """Thread names by id, looked up for whole columns."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        distinct: dict[str, int] = {}
+        known = sorted((tid, distinct.setdefault(name, len(distinct))) for tid, name in names.items())
+        self._tids = np.array([tid for tid, _ in known], np.int64)
+        self._codes = np.array([code for _, code in known], np.int32)
+        self._names = pa.array(list(distinct), pa.string())
+
+    def column(self, tid: npt.NDArray[np.int32]) -> pa.DictionaryArray:
+        """Names of `tid`, null where unknown."""
+        if not len(self._tids):
+            return pa.DictionaryArray.from_arrays(pa.nulls(len(tid), pa.int32()), self._names)
+        where = np.minimum(np.searchsorted(self._tids, tid), len(self._tids) - 1)
+        known = self._tids[where] == tid
+        codes = pa.array(self._codes[where], mask=None if known.all() else ~known)
+        return pa.DictionaryArray.from_arrays(codes, self._names)
+
+
+@dataclass(slots=True)
+class Merged:
+    """Records in merged time order: word index and bytes of each, stamp, CPU; `ts_raw` where it was converted."""
+
+    words: Words
+    at: Index
+    length: npt.NDArray[np.int32]
+    ts: npt.NDArray[np.int64]
+    cpu: npt.NDArray[np.uint16]
+    ts_raw: npt.NDArray[np.uint64] | None = None
+
+
+@dataclass(slots=True)
+class EventTables:
+    """Makes the tables of windows. `formats` are the recording's own, by event id (common_type)."""
+
+    formats: dict[int, EventFormat]
+    not_understood: NotUnderstood
+    #: Called with the word index of a record too short for its event.
+    damaged: Callable[[int], None]
+    _group: Groups = field(init=False)
+    _plans: list[Plan] = field(init=False)
+    _size: npt.NDArray[np.int32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._plans = [plan(event, BY_NAME.get(event.name)) for event in self.formats.values()]
+        # Small numbers sort by radix. Group 0: events of no known format.
+        kind = np.uint8 if len(self._plans) < 255 else np.uint16
+        self._group = np.zeros(1 << 16, kind)
+        self._group[list(self.formats)] = np.arange(1, len(self._plans) + 1)
+        self._size = np.array([0, *(p.size for p in self._plans)], np.int32)
+
+    def window(self, merged: Merged, comms: Callable[[npt.NDArray[np.int32]], pa.Array]) -> Window:
+        """Return the window of `merged`; `comms` names a column of thread ids."""
+        words, at = merged.words, merged.at
+        group = self._group.take(words.take(at) & np.uint32(0xFFFF))
+        whole = merged.length >= self._size.take(group)
+        if not (group.all() and whole.all()):
+            merged, group = self._readable(merged, group, whole)
+            words, at = merged.words, merged.at
+        counts = np.bincount(group, minlength=len(self._plans) + 1)
+        order = np.argsort(group, kind="stable")
+        tid = words.take(at + 1).view(np.int32)
+        tables: dict[str, list[pa.RecordBatch]] = {}
+        stop = 0
+        for number, todo in enumerate(self._plans, 1):
+            start, stop = stop, stop + int(counts[number])
+            if start == stop:
+                continue
+            rows = order[start:stop]
+            batch = self._table(todo, merged, tid, rows, comms)
+            tables.setdefault(todo.tracepoint, []).append(batch)
+        return Window({name: _one(parts) for name, parts in tables.items()}, len(order))
+
+    def _readable(self, merged: Merged, group: Groups, whole: npt.NDArray[np.bool_]) -> tuple[Merged, Groups]:
+        """Leave out records of no known format, and those too short for theirs; count both."""
+        unknown = np.flatnonzero(group == 0)
+        ids, counts = np.unique(merged.words.take(merged.at[unknown]) & np.uint32(0xFFFF), return_counts=True)
+        for number, count in zip(ids.tolist(), counts.tolist(), strict=True):
+            self.not_understood.add(f"event id {number}: the file has no format of it", count)
+        for row in np.flatnonzero(~whole).tolist():
+            self.damaged(int(merged.at[row]))
+        keep = (group != 0) & whole
+        raw = None if merged.ts_raw is None else merged.ts_raw[keep]
+        left = Merged(
+            merged.words, merged.at[keep], merged.length[keep], merged.ts[keep], merged.cpu[keep], raw
+        )
+        return left, group[keep]
+
+    def _table(
+        self,
+        todo: Plan,
+        merged: Merged,
+        tid: npt.NDArray[np.int32],
+        rows: Index,
+        comms: Callable[[npt.NDArray[np.int32]], pa.Array],
+    ) -> pa.RecordBatch:
+        at, length = merged.at.take(rows), merged.length.take(rows)
+        who = tid.take(rows)
+        common = {
+            "seq": pa.array(rows.view(np.uint64)),
+            "ts_ns": pa.array(merged.ts.take(rows)),
+            "cpu": pa.array(merged.cpu.take(rows)),
+            "tid": pa.array(who),
+            "comm": comms(who),
+        }
+        names, columns = list(common), list(common.values())
+        if merged.ts_raw is not None:
+            names.insert(2, RAW_STAMP.name)
+            columns.insert(2, pa.array(merged.ts_raw.take(rows)))
+        names += [c.name for c in todo.columns]
+        columns += decode(merged.words, at, length, todo)
+        return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _one(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Several tables of one name (an event and its older name) as one, in `seq` order."""
+    if len(parts) == 1:
+        return parts[0]
+    table = pa.Table.from_batches([p.cast(parts[0].schema) for p in parts]).sort_by("seq").combine_chunks()
+    return table.to_batches()[0]
