@@ -26,7 +26,7 @@ _HEADER = 104
 def repeat_perf_data(source: Path, target: Path, times: int) -> Repeated:
     """Write `target`, a file that holds the samples of `source` `times` times.
 
-    The first round is the source's whole data section; later ones hold its samples, losses and round ends, so
+    The first round is the source's whole data section; later ones hold its samples and losses, so
     that threads are named once. Needs a file (no pipe), uncompressed, whose attrs all place the time alike.
     """
     raw = source.read_bytes()
@@ -50,9 +50,10 @@ def repeat_perf_data(source: Path, target: Path, times: int) -> Repeated:
     stamps = words[times_at[kind == _SAMPLE]]
     period = int(stamps.max() - stamps.min()) + GAP_NS
 
-    again = np.isin(kind, (_LOST, _SAMPLE, _LOST_SAMPLES, _FINISHED_ROUND))
+    again = np.isin(kind, (_LOST, _SAMPLE, _LOST_SAMPLES))
     stretch, moved = _select(words, at[again] // 8, size[again] // 8, times_at[again])
-    added = len(stretch) * 8 * (times - 1)
+    round_end = struct.pack("<IHH", _FINISHED_ROUND, 0, 8)
+    added = (len(stretch) * 8 + len(round_end)) * (times - 1)
     with target.open("wb") as out:
         head = bytearray(raw[:data_at])
         struct.pack_into("<Q", head, 48, data_size + added)
@@ -61,6 +62,7 @@ def repeat_perf_data(source: Path, target: Path, times: int) -> Repeated:
         for _ in range(1, times):
             stretch[moved] += np.uint64(period)
             out.write(stretch.data)
+            out.write(round_end)
         out.write(_tail(raw, data_at + data_size, added))
         total = out.tell()
     return Repeated(times, times * len(stamps), period, total)
