@@ -8,7 +8,11 @@ __all__ = ["COLLISION_SUFFIX", "COMMON_COLUMNS", "COMMON_NAMES", "RAW_STAMP", "c
 
 COMMON_COLUMNS: tuple[Field, ...] = (
     Field("seq", "u64", "Rank of the event in the merged time order of the recording: unique and gapless."),
-    Field("ts_ns", "s64", "Time stamp in ns of the trace clock (in ticks where the manifest's clock.unit says so)."),
+    Field(
+        "ts_ns",
+        "s64",
+        "Time stamp in ns of the trace clock (in ticks where the manifest's clock.unit says so).",
+    ),
     Field("cpu", "u16", "Host CPU that recorded the event."),
     Field("tid", "s32", "Host thread that was running; 0 is the idle task."),
     Field("comm", "str", "Name of that thread, as far as the recording knows it."),
