@@ -187,8 +187,10 @@ BITS: tuple[Bit, ...] = (
 class Flag:
     """A flag of QEMU's -cpu option.
 
-    `sets` are the CPUID bits it sets, `needs` the flags QEMU demands beside it, `gates` what KVM refuses without
-    it where CPUID is enforced, in words. `hyperv` is false for a flag that does not by itself switch Hyper-V on.
+    `sets` are the CPUID bits it sets, `needs` the flags QEMU demands beside it, `gates` what KVM refuses
+    without
+    it where CPUID is enforced, in words. `hyperv` is false for a flag that does not by itself switch Hyper-V
+    on.
     """
 
     name: str

@@ -51,7 +51,8 @@ class Handler(Enum):
 class Hypercall:
     """One call.
 
-    `gates` are the CPUID bits (all of them) that KVM demands where it enforces CPUID; `gate_note` says in words what a bit cannot. `since` is the first kernel that serves the call; before it the
+    `gates` are the CPUID bits (all of them) that KVM demands where it enforces CPUID; `gate_note` says in
+    words what a bit cannot. `since` is the first kernel that serves the call; before it the
     code is unknown. `banks` is true where a variable header of sparse VP banks follows the input.
     """
 

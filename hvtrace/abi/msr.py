@@ -28,7 +28,8 @@ SYNTHETIC_RANGE = (0x4000_0000, 0x4000_01FF)
 #: Indices (both inclusive) of KVM's own range.
 KVM_RANGE = (0x4B56_4D00, 0x4B56_4DFF)
 
-#: Where KVM's Hyper-V code itself answers for every index: an unknown one raises #GP whatever the module parameter
+#: Where KVM's Hyper-V code itself answers for every index: an unknown one raises #GP whatever the module
+#: parameter
 #: ignore_msrs says (the case ranges of kvm_set_msr_common). Both ends inclusive.
 DISPATCHED: tuple[tuple[int, int], ...] = (
     (0x4000_0000, 0x4000_009F),
@@ -48,7 +49,9 @@ def by_index(index: int) -> Msr | None:
 
 
 def by_name(name: str) -> Msr | None:
-    """The row of a name, in any case, in full or without its prefix (HV_X64_MSR_, MSR_KVM_); None: no such row."""
+    """The row of a name, in any case, in full or without its prefix (HV_X64_MSR_, MSR_KVM_); None: no such
+    row.
+    """
     upper = name.upper()
     for prefix in ("", "HV_X64_MSR_", "MSR_KVM_", "HV_X64_MSR_SYNDBG_"):
         if (row := _BY_NAME.get(prefix + upper)) is not None:

@@ -140,11 +140,16 @@ class MsrField:
 class Msr:
     """One model-specific register.
 
-    `gate` is the CPUID bit that KVM demands where it enforces CPUID (None: no gate). `reset` is the value after
-    creation of the vCPU (None: not a constant). `reads` is the value of a FIXED register. `exits` is the userspace
-    exit a guest write brings, `exit_when` on which condition. `dispatched` is true where KVM's Hyper-V code answers
-    for the index, false where it falls through to the unknown-MSR path, which the module parameter ignore_msrs
-    silences. `since` is the first kernel that has it. `spec` names the clause, `doc` says what the register does.
+    `gate` is the CPUID bit that KVM demands where it enforces CPUID (None: no gate). `reset` is the value
+    after
+    creation of the vCPU (None: not a constant). `reads` is the value of a FIXED register. `exits` is the
+    userspace
+    exit a guest write brings, `exit_when` on which condition. `dispatched` is true where KVM's Hyper-V code
+    answers
+    for the index, false where it falls through to the unknown-MSR path, which the module parameter
+    ignore_msrs
+    silences. `since` is the first kernel that has it. `spec` names the clause, `doc` says what the register
+    does.
     """
 
     index: int
