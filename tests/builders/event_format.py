@@ -18,6 +18,7 @@ C_TYPES: dict[str, tuple[int, bool]] = {
     "short": (2, True),
     "unsigned short": (2, False),
     "int": (4, True),
+    "pid_t": (4, True),
     "unsigned int": (4, False),
     "u8": (1, False),
     "u16": (2, False),
