@@ -12,7 +12,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["Clock", "Damage", "Lost", "NotUnderstood", "Recording", "Source", "Threads", "Window"]
+__all__ = ["IRQ", "Clock", "Damage", "Lost", "NotUnderstood", "Recording", "Source", "Threads", "Window"]
+
+#: The column that says whether an event was recorded in an interrupt.
+IRQ = "irq"
 
 #: Called with the number of bytes of the source consumed so far.
 Progress = Callable[[int], None]
@@ -94,7 +97,8 @@ class Window:
     """Events of one stretch of time.
 
     `tables` maps a tracepoint's bare name to its rows. Columns: `seq` (uint64, rank within this window, gapless
-    over all tables), `ts_ns` int64, [`ts_raw` uint64], `cpu` uint16, `tid` int32, `comm` dictionary, then the
+    over all tables), `ts_ns` int64, [`ts_raw` uint64], `cpu` uint16, `tid` int32, `comm` dictionary,
+    [`irq` bool: recorded in an interrupt, null where the carrier does not say; not kept in a store], then the
     tracepoint's own fields (declared tracepoints: exactly the declared columns, null where the carrier lacks
     one). Rows are in `seq` order. `events` is the number of rows in all tables.
     """

@@ -16,7 +16,7 @@ import pyarrow as pa
 from hvtrace.parsers.eventformat import EventFormat, FormatField
 from hvtrace.schema.arrow import ARROW_TYPES, DICTIONARY
 from hvtrace.schema.common import column_name
-from hvtrace.schema.tracepoint import Tracepoint
+from hvtrace.schema.tracepoint import Context, Tracepoint
 
 __all__ = ["Plan", "Words", "decode", "plan"]
 
@@ -42,6 +42,8 @@ class Plan:
     tracepoint: str
     size: int
     columns: tuple[Column, ...]
+    #: Whether the event may come from an interrupt and belong to another vCPU than the interrupted thread's.
+    interruptible: bool = False
 
 
 def _own_type(field: FormatField) -> str:
@@ -67,7 +69,8 @@ def plan(event: EventFormat, declared: Tracepoint | None) -> Plan:
         )
         for f in declared.fields
     )
-    return Plan(declared.name, event.size, columns)
+    interruptible = declared.context in (Context.NAMED, Context.THREAD)
+    return Plan(declared.name, event.size, columns, interruptible)
 
 
 def decode(words: Words, at: Index, length: Index, todo: Plan) -> list[pa.Array]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hvtrace.parsers.eventformat import EventFormat
 from hvtrace.parsers.records import Plan, Words, decode, plan
-from hvtrace.parsers.recording import NotUnderstood, Window
+from hvtrace.parsers.recording import IRQ, NotUnderstood, Window
 from hvtrace.schema.arrow import DICTIONARY
 from hvtrace.schema.common import COMMON_COLUMNS, RAW_STAMP
 from hvtrace.schema.registry import BY_NAME
@@ -23,6 +23,9 @@ __all__ = ["Comms", "EventTables", "Merged"]
 
 Index = npt.NDArray[np.int64]
 Groups = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+#: common_flags bits of events recorded in hard or soft interrupts or NMIs (include/linux/trace_events.h).
+IN_INTERRUPT = np.uint32(0x08 | 0x10 | 0x40)
 
 _TYPES = {
     "seq": pa.uint64(),
@@ -143,6 +146,10 @@ class EventTables:
             "comm": comms(who),
         }
         names, columns = list(common), list(common.values())
+        if todo.interruptible:
+            flags = (merged.words.take(at) >> np.uint32(16)) & IN_INTERRUPT
+            names.append(IRQ)
+            columns.append(pa.array(flags != 0))
         if merged.ts_raw is not None:
             names.insert(2, RAW_STAMP.name)
             columns.insert(2, pa.array(merged.ts_raw.take(rows)))

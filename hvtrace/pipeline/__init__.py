@@ -1,1 +1,1 @@
-
+"""Joins the middle rooms: ingest (parser → attribution → store), check (store → replay → verdicts)."""

@@ -1,0 +1,284 @@
+"""Deciding which VM and which vCPU each event belongs to, for whole columns.
+
+An event of a vCPU thread belongs to what the thread runs at that time. An event that names its vCPU belongs to
+that vCPU, in the VM of its thread; where it comes from an interrupt or from a thread that is no vCPU, in the only VM
+that has such a vCPU then, or in the process's, or in the one whose timer was armed and due. Where this leaves more
+than one, `vm` is null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hvtrace.parsers.recording import IRQ, Threads
+from hvtrace.pipeline.evidence import Evidence, Tables, numpy_column
+from hvtrace.pipeline.machines import Machines, conclude
+from hvtrace.schema.registry import BY_NAME
+from hvtrace.schema.tracepoint import Context
+
+__all__ = ["Attribution", "Attributor"]
+
+#: `vm` and `vcpu` where they are not known or there is none.
+NONE = 0xFFFF
+
+#: Tracepoints fired by a timer's interrupt, whatever the carrier says of the context.
+FROM_INTERRUPT = ("kvm_hv_stimer_callback",)
+
+#: What arms a synthetic timer, and what ends that.
+ARMING = ("kvm_hv_stimer_start_one_shot", "kvm_hv_stimer_start_periodic")
+DISARMING = ("kvm_hv_stimer_cleanup", "kvm_hv_stimer_expiration")
+#: Stamps lag the values they carry: a timer counts as due when it is due within this.
+DUE_SLACK_NS = 5_000_000
+
+U16 = npt.NDArray[np.uint16]
+Attribution = tuple[pa.Array, pa.Array]
+
+
+@dataclass(slots=True)
+class Attributor:
+    """Learns from windows in order and attributes their rows.
+
+    `stale` tells, at the end, whether what was learnt later would have changed an earlier window; then the
+    recording is read again with `again()`, which knows everything from the start.
+    """
+
+    threads: Threads
+    evidence: Evidence = field(default_factory=Evidence)
+    machines: Machines = field(default_factory=lambda: Machines([], []))
+    learning: bool = True
+    _views: list[tuple[int, int]] = field(default_factory=list)
+    _tgids: int = 0
+    #: (vm, vcpu, timer) → stamp at which it is due; absent: not armed.
+    _armed: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    _carry: dict[int, int] = field(default_factory=dict)
+
+    def again(self) -> Attributor:
+        """Return an attributor that knows what this one has learnt, for a second reading."""
+        return Attributor(self.threads, self.evidence, conclude(self.evidence, self.threads), learning=False)
+
+    @property
+    def stale(self) -> bool:
+        """Whether an earlier window was attributed with less than is known now."""
+        final = conclude(self.evidence, self.threads)
+        return self.learning and any(view != hash(final.view(until)) for until, view in self._views)
+
+    def attribute(self, tables: Tables, base: int, events: int) -> dict[str, Attribution]:
+        """Return `vm` and `vcpu` columns for each of `tables`, whose `seq` start at `base`."""
+        if self.learning:
+            self.evidence.learn(tables, base)
+            self.machines = conclude(self.evidence, self.threads)
+            self._views.append((base + events, hash(self.machines.view(base + events))))
+        lookup = _Lookup(self.machines, self.threads, self.evidence.shared, tables, base, self._carry)
+        done: dict[str, Attribution] = {}
+        callbacks = None
+        for name, table in tables.items():
+            vm, vcpu = _attribute(name, table, lookup)
+            if name in FROM_INTERRUPT:
+                callbacks = vm
+            done[name] = _arrow(vm), _arrow(vcpu)
+        if callbacks is not None and len(self.machines.vms) > 1:
+            self._resolve_callbacks(tables, lookup, callbacks)
+            done[FROM_INTERRUPT[0]] = _arrow(callbacks), done[FROM_INTERRUPT[0]][1]
+        self._carry = lookup.carry()
+        return done
+
+    def _resolve_callbacks(self, tables: Tables, lookup: _Lookup, vms: U16) -> None:
+        """Give callbacks that could be several VMs' to the one whose timer was armed and due."""
+        rows: list[tuple[int, str, int, int, int, int, int]] = []
+        for name in (*ARMING, *DISARMING, *FROM_INTERRUPT):
+            table = tables.get(name)
+            if table is None:
+                continue
+            seq, ts = numpy_column(table, "seq"), numpy_column(table, "ts_ns")
+            vcpu, timer = numpy_column(table, "vcpu_id"), numpy_column(table, "timer_index")
+            if name in FROM_INTERRUPT:
+                vm, due = vms.astype(np.int64), np.arange(len(seq))
+            else:
+                vm = _attribute(name, table, lookup)[0].astype(np.int64)
+                due = np.zeros(len(seq), np.int64)
+                if name in ARMING:
+                    at = numpy_column(table, "exp_time" if name == ARMING[1] else "count")
+                    due = ts + 100 * np.clip(at - numpy_column(table, "time_now"), 0, 1 << 50)
+            columns = (seq, vm, vcpu, timer, ts, due)
+            rows += [
+                (s, name, v, c, t, w, d)
+                for s, v, c, t, w, d in zip(*(column.tolist() for column in columns), strict=True)
+            ]
+        for _seq, name, vm, vcpu, timer, ts, due in sorted(rows):
+            if name in ARMING:
+                self._armed[vm, vcpu, timer] = due
+            elif name in DISARMING:
+                self._armed.pop((vm, vcpu, timer), None)
+            elif vm == NONE:
+                ready = [
+                    m.number
+                    for m in self.machines.vms
+                    if self._armed.get((m.number, vcpu, timer), 1 << 62) <= ts + DUE_SLACK_NS
+                ]
+                if len(ready) == 1:
+                    vms[due] = ready[0]
+                    self._armed.pop((ready[0], vcpu, timer))
+
+
+def _arrow(values: U16) -> pa.Array:
+    unknown = values == NONE
+    return pa.array(values, mask=unknown) if unknown.any() else pa.array(values)
+
+
+class _Lookup:
+    """Thread → (vm, vcpu) for whole columns, in one window."""
+
+    def __init__(
+        self,
+        machines: Machines,
+        threads: Threads,
+        shared: set[int],
+        tables: Tables,
+        base: int,
+        carry: dict[int, int],
+    ) -> None:
+        self.machines = machines
+        self.base = base
+        self.tgids = threads.tgids
+        stints = machines.stints
+        self.tids = np.array(sorted({s.tid for s in stints}), np.int64)
+        self._single = len(self.tids) == len(stints) and all(s.since == 0 for s in stints)
+        index = {tid: i for i, tid in enumerate(self.tids.tolist())}
+        self._keys = np.array([(index[s.tid] << 40) + s.since for s in stints], np.int64)
+        self._vm = np.array([*(s.vm for s in stints), NONE]).astype(np.uint16)
+        self._vcpu = np.array([*(NONE if s.vcpu is None else s.vcpu for s in stints), NONE]).astype(np.uint16)
+        size = int(self.tids.max()) + 2 if len(self.tids) and self.tids.max() < 1 << 23 else 0
+        self._lut = np.full(size, -1, np.int32)
+        if size:
+            self._lut[self.tids] = np.arange(len(self.tids))
+        self._shared = {tid: _Turns(tid, tables, carry.get(tid, NONE)) for tid in sorted(shared)}
+
+    def carry(self) -> dict[int, int]:
+        """vCPU that each shared thread ran last."""
+        return {tid: turns.final for tid, turns in self._shared.items()}
+
+    def thread(self, tid: npt.NDArray[np.int32], seq: npt.NDArray[np.int64]) -> tuple[U16, U16]:
+        """Return vm and vcpu of what the threads `tid` run at `seq` (of this window)."""
+        index = self._index(tid)
+        if self._single:
+            where = index
+        else:
+            where = np.searchsorted(self._keys, (index.astype(np.int64) << 40) + seq + self.base, "right") - 1
+            ours = (where >= 0) & (index >= 0)
+            ours &= (self._keys[where] >> 40) == index if len(self._keys) else False
+            where = np.where(ours, where, -1)
+        vm, vcpu = self._vm.take(where, mode="wrap"), self._vcpu.take(where, mode="wrap")
+        for number, turns in self._shared.items():
+            rows = np.flatnonzero(tid == number)
+            if len(rows):
+                vcpu[rows] = turns.at(seq[rows])
+        return vm, vcpu
+
+    def _index(self, tid: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the rank of each thread among the vCPU threads, −1 for others."""
+        if len(self._lut):
+            return self._lut.take(np.clip(tid, -1, len(self._lut) - 1), mode="wrap")
+        if not len(self.tids):
+            return np.full(len(tid), -1, np.int32)
+        where = np.minimum(np.searchsorted(self.tids, tid), len(self.tids) - 1)
+        return np.where(self.tids[where] == tid, where, -1).astype(np.int32)
+
+    def alone(self, seq: npt.NDArray[np.int64], vcpu: npt.NDArray[np.int64] | None) -> U16:
+        """Return the only VM alive at `seq` (that has `vcpu`, where given), NONE where there is not exactly one."""
+        found = np.full(len(seq), NONE, np.uint16)
+        count = np.zeros(len(seq), np.int32)
+        for m in self.machines.vms:
+            here = np.ones(len(seq), np.bool_)
+            if m.since > self.base:
+                here &= seq + self.base >= m.since
+            if m.until is not None:
+                here &= seq + self.base < m.until
+            if vcpu is not None:
+                here &= np.isin(vcpu, list(m.vcpus))
+            found[here] = m.number
+            count += here
+        found[count != 1] = NONE
+        return found
+
+    def process(self, tid: npt.NDArray[np.int32], seq: npt.NDArray[np.int64]) -> U16:
+        """Return the only VM alive at `seq` of the process that `tid` belongs to."""
+        found = np.full(len(tid), NONE, np.uint16)
+        by_tgid: dict[int, list[int]] = {}
+        for m in self.machines.vms:
+            if m.tgid is not None:
+                by_tgid.setdefault(m.tgid, []).append(m.number)
+        if not by_tgid:
+            return found
+        for number in np.unique(tid).tolist():
+            vms = by_tgid.get(self.tgids.get(number, -1), [])
+            rows = np.flatnonzero(tid == number)
+            for m in (self.machines.vms[v] for v in vms):
+                inside = seq[rows] + self.base >= m.since
+                if m.until is not None:
+                    inside &= seq[rows] + self.base < m.until
+                found[rows[inside]] = m.number
+        return found
+
+
+class _Turns:
+    """Which vCPU a thread that runs several in turn ran at a time: the last one it was seen as."""
+
+    def __init__(self, tid: int, tables: Tables, before: int) -> None:
+        parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
+        for name, table in tables.items():
+            declared = BY_NAME.get(name)
+            if declared is not None and declared.context is Context.VCPU and declared.vcpu_field is not None:
+                rows = np.flatnonzero(numpy_column(table, "tid") == tid)
+                parts.append((numpy_column(table, "seq")[rows], numpy_column(table, declared.vcpu_field)[rows]))
+        seq = np.concatenate([np.empty(0, np.int64), *(p[0] for p in parts)])
+        vcpu = np.concatenate([np.empty(0, np.int64), *(p[1] for p in parts)])
+        order = np.argsort(seq, kind="stable")
+        self._seq = seq[order]
+        self._vcpu = np.concatenate([[before], vcpu[order]]).astype(np.uint16)
+
+    @property
+    def final(self) -> int:
+        return int(self._vcpu[-1])
+
+    def at(self, seq: npt.NDArray[np.int64]) -> U16:
+        return self._vcpu[np.searchsorted(self._seq, seq, "right")]
+
+
+def _attribute(name: str, table: pa.RecordBatch, lookup: _Lookup) -> tuple[U16, U16]:
+    """Return `vm` and `vcpu` of one table's rows, NONE where unknown."""
+    declared = BY_NAME.get(name)
+    context = Context.THREAD if declared is None else declared.context
+    n = table.num_rows
+    if context is Context.NONE or not lookup.machines.vms:
+        return np.full(n, NONE, np.uint16), np.full(n, NONE, np.uint16)
+    tid = table.column("tid").to_numpy(zero_copy_only=False)
+    seq = table.column("seq").to_numpy(zero_copy_only=False).view(np.int64)
+    vm, vcpu = lookup.thread(tid, seq)
+    if context is Context.VCPU:
+        return vm, vcpu
+    if IRQ in table.schema.names:
+        irq = table.column(IRQ).fill_null(name in FROM_INTERRUPT).to_numpy(zero_copy_only=False)
+        if irq.any():
+            vm[irq] = vcpu[irq] = NONE
+    elif name in FROM_INTERRUPT:
+        vm[:] = vcpu[:] = NONE
+    named = None
+    if context is Context.NAMED and declared is not None and declared.vcpu_field is not None:
+        named = numpy_column(table, declared.vcpu_field)
+        vcpu = np.where((named >= 0) & (named < NONE), named, NONE).astype(np.uint16)
+    unknown = np.flatnonzero(vm == NONE)
+    if len(unknown):
+        asked = None if named is None else named[unknown]
+        ours = lookup.process(tid[unknown], seq[unknown]) if lookup.tgids else np.full(len(unknown), NONE, np.uint16)
+        alone = lookup.alone(seq[unknown], asked)
+        if IRQ in table.schema.names or name in FROM_INTERRUPT:
+            # What an interrupt interrupted says nothing of the VM.
+            irqs = table.column(IRQ).fill_null(name in FROM_INTERRUPT).to_numpy(zero_copy_only=False) \
+                if IRQ in table.schema.names else np.ones(n, np.bool_)  # fmt: skip
+            ours[irqs[unknown]] = NONE
+        vm[unknown] = np.where(ours != NONE, ours, alone)
+    return vm, vcpu

@@ -1,0 +1,160 @@
+"""What a recording's events say about which thread runs which vCPU: collected window by window.
+
+Only few rows matter: the first time a thread appears as a vCPU, and the events by which the kernel announces a
+newly created vCPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hvtrace.parsers.recording import Window
+from hvtrace.schema.registry import BY_NAME
+from hvtrace.schema.tracepoint import Context
+
+__all__ = ["Birth", "Evidence", "Tables"]
+
+#: The bare tables of a window, by tracepoint.
+Tables = dict[str, pa.RecordBatch]
+
+#: kvm_write_tsc_offset says "was 0" only for a vCPU just created (kvm_arch_vcpu_postcreate).
+WRITE_TSC, TRACK_TSC = "kvm_write_tsc_offset", "kvm_track_tsc"
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A vCPU was created at `seq` by thread `tid`, the `online`-th of its VM, with this TSC offset.
+
+    `since` is the seq from which on the thread's events belong to the new vCPU: right after the last event in
+    which it still ran another.
+    """
+
+    seq: int
+    since: int
+    tid: int
+    vcpu: int
+    online: int
+    offset: int | None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What is known so far. All `seq` are those of the whole recording."""
+
+    #: thread → vCPU → seq of the first event in which it acted as that vCPU.
+    acted: dict[int, dict[int, int]] = field(default_factory=dict)
+    births: list[Birth] = field(default_factory=list)
+    #: thread → seq and vCPU of the last event in which it acted as a vCPU.
+    last: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: Threads that acted as more than one vCPU.
+    shared: set[int] = field(default_factory=set)
+
+    def learn(self, tables: Tables, base: int) -> None:
+        """Take in a window whose rows' `seq` start at `base`."""
+        tids, vcpus, seqs = _acting(tables)
+        births = _births(tables, base)
+        if births:
+            order = np.lexsort((seqs, tids))
+            by_thread = tids[order], seqs[order]
+            for seq, tid, vcpu, online, offset in births:
+                since = self._since(tid, seq, by_thread, base)
+                self.births.append(Birth(seq, since, tid, vcpu, online, offset))
+        if not len(tids):
+            return
+        for both, seq in _extremes((tids << 32) | vcpus, seqs)[0]:
+            tid, vcpu = both >> 32, both & 0xFFFFFFFF
+            known = self.acted.setdefault(tid, {})
+            known.setdefault(vcpu, seq + base)
+            if len(known) > 1:
+                self.shared.add(tid)
+        for tid, latest in _extremes(tids, (seqs << 20) | np.minimum(vcpus, (1 << 20) - 1))[1]:
+            self.last[tid] = ((latest >> 20) + base, latest & ((1 << 20) - 1))
+
+    def _since(
+        self, tid: int, seq: int, by_thread: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], base: int
+    ) -> int:
+        tids, seqs = by_thread
+        start, stop = np.searchsorted(tids, tid, "left"), np.searchsorted(tids, tid, "right")
+        row = int(np.searchsorted(seqs[start:stop], seq - base, "left"))
+        if row:
+            return int(seqs[start + row - 1]) + base + 1
+        return self.last[tid][0] + 1 if tid in self.last else 0
+
+
+Pairs = list[tuple[int, int]]
+
+
+def _extremes(key: npt.NDArray[np.int64], value: npt.NDArray[np.int64]) -> tuple[Pairs, Pairs]:
+    """(key, smallest value) and (key, largest value) of each of the few distinct keys."""
+    # Keys come in long runs of ascending values: only the ends of the runs need sorting.
+    breaks = (key[1:] != key[:-1]) | (value[1:] < value[:-1])
+    starts = np.flatnonzero(np.concatenate([[True], breaks]))
+    ends = np.concatenate([starts[1:], [len(key)]]) - 1
+    order = np.argsort(key[starts], kind="stable")
+    keys = key[starts][order]
+    edge = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    names = keys[edge].tolist()
+    low = np.minimum.reduceat(value[starts][order], edge).tolist()
+    high = np.maximum.reduceat(value[ends][order], edge).tolist()
+    return list(zip(names, low, strict=True)), list(zip(names, high, strict=True))
+
+
+def numpy_column(table: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
+    """Return a column as int64, nulls as −1."""
+    column = table.column(name)
+    if column.null_count:
+        column = column.fill_null(0) if column.type == pa.bool_() else column.cast(pa.int64(), safe=False).fill_null(-1)
+    values: npt.NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return values
+
+
+def _acting(tables: Tables) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(tid, vcpu, seq) of every event that only the vCPU's own thread fires and that names the vCPU."""
+    parts: list[tuple[npt.NDArray[np.int64], ...]] = []
+    for name, table in tables.items():
+        declared = BY_NAME.get(name)
+        if declared is None or declared.context is not Context.VCPU or declared.vcpu_field is None:
+            continue
+        vcpu = numpy_column(table, declared.vcpu_field)
+        tid, seq = numpy_column(table, "tid"), numpy_column(table, "seq")
+        if table.column(declared.vcpu_field).null_count:
+            known = vcpu >= 0
+            tid, vcpu, seq = tid[known], vcpu[known], seq[known]
+        parts.append((tid, vcpu, seq))
+    if not parts:
+        empty = np.empty(0, np.int64)
+        return empty, empty, empty
+    tids, vcpus, seqs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return tids, vcpus, seqs
+
+
+def _births(tables: Tables, base: int) -> list[tuple[int, int, int, int, int | None]]:
+    """(seq, tid, vcpu, online, offset) of the vCPUs created in this window, in order."""
+    track, write = tables.get(TRACK_TSC), tables.get(WRITE_TSC)
+    if track is None or write is None:
+        return []
+    fresh: dict[int, tuple[int, int, int]] = {}
+    rows: list[tuple[int, int, str, int, int, int]] = []
+    for seq, tid, vcpu, before, after in zip(
+        *(write.column(c).to_pylist() for c in ("seq", "tid", "vcpu_id", "previous_tsc_offset", "next_tsc_offset")),
+        strict=True,
+    ):
+        rows.append((seq, tid, WRITE_TSC, vcpu, before, after))
+    for seq, tid, vcpu, online in zip(
+        *(track.column(c).to_pylist() for c in ("seq", "tid", "vcpu_id", "online_vcpus")), strict=True
+    ):
+        rows.append((seq, tid, TRACK_TSC, vcpu, online, 0))
+    births = []
+    for seq, tid, kind, vcpu, a, b in sorted(rows):
+        if kind == WRITE_TSC:
+            fresh.pop(tid, None)
+            if a == 0:
+                fresh[tid] = (seq, vcpu, b)
+        elif tid in fresh and fresh[tid][1] == vcpu:
+            started, _, offset = fresh.pop(tid)
+            births.append((started + base, tid, vcpu, a, offset))
+    return births

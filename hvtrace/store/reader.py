@@ -1,0 +1,66 @@
+"""Reading a store: its manifest and its tables, as polars frames or Arrow."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hvtrace.errors import InputError
+from hvtrace.store.manifest import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow.parquet as pq
+
+__all__ = ["Store", "is_store"]
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the directory of a store."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+class Store:
+    """A store on disk. Raises InputError where `path` is none."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise InputError(path, "no such file or directory")
+        if not is_store(path):
+            raise InputError(path, "not an hvtrace store (no manifest.json in it)")
+        self.manifest = Manifest.read(self.path)
+
+    @cached_property
+    def tracepoints(self) -> tuple[str, ...]:
+        """Tracepoints that have rows, by name."""
+        return tuple(sorted(p.stem for p in (self.path / "events").glob("*.parquet")))
+
+    def file(self, table: str) -> Path:
+        """Path of a table: a tracepoint's, or "lost", "divergences", "coverage"."""
+        events = self.path / "events" / f"{table}.parquet"
+        return events if events.exists() else self.path / f"{table}.parquet"
+
+    def has(self, table: str) -> bool:
+        """Whether the store holds that table."""
+        return self.file(table).exists()
+
+    def parquet(self, table: str) -> pq.ParquetFile:
+        """Open a table's file, for reading by row groups. Raises InputError."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self.file(table))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(self.file(table), f"cannot be read: {error}") from error
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """A table as a polars LazyFrame. Raises InputError where the store does not have it."""
+        import polars as pl
+
+        if not self.has(table):
+            raise InputError(self.path, f"the store has no table {table!r}")
+        return pl.scan_parquet(self.file(table))
