@@ -16,11 +16,16 @@ MAX_TEXT = 1 << 20
 #: Every record starts with these.
 COMMON_FIELDS = ("common_type", "common_flags", "common_preempt_count", "common_pid")
 
+# Every repetition is bounded, so that no text, however damaged, takes long or gives a huge number.
 _FIELD = re.compile(
-    r"^\s*field:(?P<decl>[^;]+);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);(?:\s*signed:(?P<signed>[01]);)?",
-    re.MULTILINE,
+    r"^[ \t]*field:(?P<decl>[^;]{1,256});\s{0,8}offset:(?P<offset>\d{1,6});\s{0,8}size:(?P<size>\d{1,6});"
+    r"(?:\s{0,8}signed:(?P<signed>[01]);)?",
+    re.MULTILINE | re.ASCII,
 )
-_DECL = re.compile(r"^(?P<type>.*?[\s*])(?P<name>\w+)\s*(?P<array>(?:\[[^\]]*\])*)$", re.DOTALL)
+_DECL = re.compile(r"^(?P<type>.*?[\s*])(?P<name>\w+)\s*(?P<array>(?:\[[^\]]*\])*)$", re.DOTALL | re.ASCII)
+#: Names are C identifiers: tables and files are named after them.
+_NAME = re.compile(r"^name:[ \t]*(\w{1,128})[ \t]*$", re.MULTILINE | re.ASCII)
+_ID = re.compile(r"^(?:ID|id):[ \t]*(\d{1,9})[ \t]*$", re.MULTILINE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,12 @@ def _field(match: re.Match[str]) -> FormatField | None:
 def parse_event_format(text: str, system: str = "") -> EventFormat | None:
     """Return the format that `text` describes, None where it names no event or has no common_type."""
     text = text[:MAX_TEXT]
-    name = re.search(r"^name:\s*(\S+)", text, re.MULTILINE)
-    number = re.search(r"^(?:ID|id):\s*(\d+)", text, re.MULTILINE)
+    name, number = _NAME.search(text), _ID.search(text)
     if name is None or number is None:
         return None
     head = text.split("\nprint fmt:", 1)[0]
-    fields = [f for m in _FIELD.finditer(head) if (f := _field(m)) is not None]
+    named = {f.name: f for m in _FIELD.finditer(head) if (f := _field(m)) is not None}
+    fields = list(named.values())
     common = tuple(f for f in fields if f.name.startswith("common_"))
     own = tuple(f for f in fields if not f.name.startswith("common_"))
     if not any(f.name == "common_type" for f in common):

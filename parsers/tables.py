@@ -5,8 +5,8 @@ Given the records of a window in time order, group them by event and make each e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -84,12 +84,13 @@ class EventTables:
     _size: npt.NDArray[np.int32] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._plans = [plan(event, BY_NAME.get(event.name)) for event in self.formats.values()]
+        self._plans = _plans(self.formats.values())
         # Small numbers sort by radix. Group 0: events of no known format.
         kind = np.uint8 if len(self._plans) < 255 else np.uint16
         self._group = np.zeros(1 << 16, kind)
         self._group[list(self.formats)] = np.arange(1, len(self._plans) + 1)
-        self._size = np.array([0, *(p.size for p in self._plans)], np.int32)
+        # A whole record has its thread id, whatever a damaged format says.
+        self._size = np.array([0, *(max(p.size, 8) for p in self._plans)], np.int32)
 
     def window(self, merged: Merged, comms: Callable[[npt.NDArray[np.int32]], pa.Array]) -> Window:
         """Return the window of `merged`; `comms` names a column of thread ids."""
@@ -156,6 +157,19 @@ class EventTables:
         names += [c.name for c in todo.columns]
         columns += decode(merged.words, at, length, todo)
         return pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _plans(formats: Iterable[EventFormat]) -> list[Plan]:
+    """One plan a format. Formats of one name but other columns, as of two systems, get tables of their own."""
+    out = []
+    columns: dict[str, list[str]] = {}
+    for event in formats:
+        todo = plan(event, BY_NAME.get(event.name))
+        own = [f"{c.name} {c.type}" for c in todo.columns]
+        if columns.setdefault(todo.tracepoint, own) != own:
+            todo = replace(todo, tracepoint=f"{todo.tracepoint}.{event.id}")
+        out.append(todo)
+    return out
 
 
 def _one(parts: list[pa.RecordBatch]) -> pa.RecordBatch:

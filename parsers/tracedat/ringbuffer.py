@@ -141,7 +141,8 @@ def _special(
     long = kinds == LONG
     where = rows[long]
     step[where] = np.maximum(n_words[long], 1) + 1
-    at[where] += 1
+    # An event without payload may end where the words do.
+    at[where] = np.minimum(at[where] + 1, len(words) - 1)
     length[where] = np.clip(extra[long].astype(np.int64) - 4, 0, 1 << 30)
 
     padding = kinds == PADDING
