@@ -160,7 +160,7 @@ class EventTables:
 
 
 def _plans(formats: Iterable[EventFormat]) -> list[Plan]:
-    """One plan a format. Formats of one name but other columns, as of two systems, get tables of their own."""
+    """One plan a format. A format with a name already taken, but other columns, gets a table of its own."""
     out = []
     columns: dict[str, list[str]] = {}
     for event in formats:
