@@ -23,7 +23,9 @@ __all__ = ["Plan", "Words", "decode", "plan"]
 Words = npt.NDArray[np.uint32]
 Index = npt.NDArray[np.int64]
 
-_INT = {(size, signed): f"{'s' if signed else 'u'}{8 * size}" for size in (1, 2, 4, 8) for signed in (False, True)}
+_INT = {
+    (size, signed): f"{'s' if signed else 'u'}{8 * size}" for size in (1, 2, 4, 8) for signed in (False, True)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,9 @@ def _byte_matrix(words: Words, at: Index, offset: int, size: int) -> npt.NDArray
 
 def _fixed_bytes(words: Words, at: Index, offset: int, size: int) -> pa.Array:
     data = np.ascontiguousarray(_byte_matrix(words, at, offset, size))
-    ends = np.arange(0, (len(at) + 1) * size, size, dtype=np.int32) if size else np.zeros(len(at) + 1, np.int32)
+    ends = (
+        np.arange(0, (len(at) + 1) * size, size, dtype=np.int32) if size else np.zeros(len(at) + 1, np.int32)
+    )
     return pa.Array.from_buffers(pa.binary(), len(at), [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 

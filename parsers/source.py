@@ -90,7 +90,9 @@ class _Decompressed(io.RawIOBase):
                     yield out
                 data = b""
                 if decoder.eof:
-                    data = decoder.unused_data.lstrip(b"\0") if self._container == "xz" else decoder.unused_data
+                    data = (
+                        decoder.unused_data.lstrip(b"\0") if self._container == "xz" else decoder.unused_data
+                    )
                     decoder, fresh = _decoder(self._container), True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's name for Buffer is private

@@ -233,7 +233,9 @@ class _Turns:
             declared = BY_NAME.get(name)
             if declared is not None and declared.context is Context.VCPU and declared.vcpu_field is not None:
                 rows = np.flatnonzero(numpy_column(table, "tid") == tid)
-                parts.append((numpy_column(table, "seq")[rows], numpy_column(table, declared.vcpu_field)[rows]))
+                parts.append(
+                    (numpy_column(table, "seq")[rows], numpy_column(table, declared.vcpu_field)[rows])
+                )
         seq = np.concatenate([np.empty(0, np.int64), *(p[0] for p in parts)])
         vcpu = np.concatenate([np.empty(0, np.int64), *(p[1] for p in parts)])
         order = np.argsort(seq, kind="stable")
@@ -273,7 +275,11 @@ def _attribute(name: str, table: pa.RecordBatch, lookup: _Lookup) -> tuple[U16, 
     unknown = np.flatnonzero(vm == NONE)
     if len(unknown):
         asked = None if named is None else named[unknown]
-        ours = lookup.process(tid[unknown], seq[unknown]) if lookup.tgids else np.full(len(unknown), NONE, np.uint16)
+        ours = (
+            lookup.process(tid[unknown], seq[unknown])
+            if lookup.tgids
+            else np.full(len(unknown), NONE, np.uint16)
+        )
         alone = lookup.alone(seq[unknown], asked)
         if IRQ in table.schema.names or name in FROM_INTERRUPT:
             # What an interrupt interrupted says nothing of the VM.

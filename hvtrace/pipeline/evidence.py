@@ -107,7 +107,11 @@ def numpy_column(table: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
     """Return a column as int64, nulls as −1."""
     column = table.column(name)
     if column.null_count:
-        column = column.fill_null(0) if column.type == pa.bool_() else column.cast(pa.int64(), safe=False).fill_null(-1)
+        column = (
+            column.fill_null(0)
+            if column.type == pa.bool_()
+            else column.cast(pa.int64(), safe=False).fill_null(-1)
+        )
     values: npt.NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
     return values
 
@@ -140,7 +144,10 @@ def _births(tables: Tables, base: int) -> list[tuple[int, int, int, int, int | N
     fresh: dict[int, tuple[int, int, int]] = {}
     rows: list[tuple[int, int, str, int, int, int]] = []
     for seq, tid, vcpu, before, after in zip(
-        *(write.column(c).to_pylist() for c in ("seq", "tid", "vcpu_id", "previous_tsc_offset", "next_tsc_offset")),
+        *(
+            write.column(c).to_pylist()
+            for c in ("seq", "tid", "vcpu_id", "previous_tsc_offset", "next_tsc_offset")
+        ),
         strict=True,
     ):
         rows.append((seq, tid, WRITE_TSC, vcpu, before, after))

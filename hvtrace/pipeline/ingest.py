@@ -171,7 +171,9 @@ def _describe(
     clock = recordings[0].clock
     manifest.clock = {"name": clock.name, "unit": clock.unit, "raw": clock.raw}
     host_kernel = str(manifest.host.get("kernel", "")).split()
-    manifest.kernel = next((r.kernel for r in recordings if r.kernel), host_kernel[0] if host_kernel else None)
+    manifest.kernel = next(
+        (r.kernel for r in recordings if r.kernel), host_kernel[0] if host_kernel else None
+    )
     manifest.events = dict(sorted(manifest.events.items(), key=lambda item: (-item[1], item[0])))
     manifest.tracepoints = sorted({name for r in recordings for name in getattr(r, "formats", ())})
     manifest.lost = [asdict(x) for x in lost]

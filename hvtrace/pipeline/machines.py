@@ -160,7 +160,9 @@ def _residents(tids: list[int], evidence: Evidence, threads: Threads) -> list[_G
                 for g in unknown:
                     g.certain = False
         if home is None:
-            home = _Group(0, seq, tgid=tgid, name=name, certain=not (tgid is None and name is None and groups))
+            home = _Group(
+                0, seq, tgid=tgid, name=name, certain=not (tgid is None and name is None and groups)
+            )
             groups.append(home)
         home.appeared = min(home.appeared, seq)
         home.members.append((tid, 0, vcpu))

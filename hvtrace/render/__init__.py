@@ -1,1 +1,1 @@
-
+"""What people and scripts see: text for terminals, JSON, progress."""

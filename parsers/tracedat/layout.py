@@ -9,7 +9,16 @@ from hvtrace.parsers.cursor import Cursor
 from hvtrace.parsers.eventformat import EventFormat, parse_event_format
 from hvtrace.parsers.recording import Damage
 
-__all__ = ["Buffer", "CpuData", "Header", "PageLayout", "Tsc2Nsec", "add_events", "parse_cmdlines", "parse_header_page"]
+__all__ = [
+    "Buffer",
+    "CpuData",
+    "Header",
+    "PageLayout",
+    "Tsc2Nsec",
+    "add_events",
+    "parse_cmdlines",
+    "parse_header_page",
+]
 
 MAGIC = b"\x17\x08\x44tracing"
 

@@ -105,7 +105,9 @@ class CpuStream:
 
     def _unpack(self, chunk: Chunk) -> bool:
         try:
-            data = decompress(self.method, self.source.data[chunk.offset : chunk.offset + chunk.packed], chunk.size)
+            data = decompress(
+                self.method, self.source.data[chunk.offset : chunk.offset + chunk.packed], chunk.size
+            )
         except ValueError as error:
             self.damage.append(Damage(chunk.offset, f"CPU {self.cpu}: pages cannot be decompressed: {error}"))
             return False
@@ -177,7 +179,10 @@ def _place(header: Header, source: Mapped, buffer: Buffer, cpu: CpuData) -> list
         return None
     size = min(cpu.size, source.size - cpu.offset)
     if size < cpu.size:
-        broken(f"{cpu.size - size} of {cpu.size} bytes of its data lie past the end of the file", cpu.offset + size)
+        broken(
+            f"{cpu.size - size} of {cpu.size} bytes of its data lie past the end of the file",
+            cpu.offset + size,
+        )
     return size // 4 * 4
 
 

@@ -77,7 +77,9 @@ class Pending:
     length: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     last_ts: int | None = None
 
-    def add(self, ts: npt.NDArray[np.uint64], at: npt.NDArray[np.int64], length: npt.NDArray[np.int32]) -> None:
+    def add(
+        self, ts: npt.NDArray[np.uint64], at: npt.NDArray[np.int64], length: npt.NDArray[np.int32]
+    ) -> None:
         if len(ts):
             # Within a CPU the order is that of the buffer; a stamp that goes back must not change it.
             if self.last_ts is not None and len(self.ts) and ts[0] < self.ts[-1]:
@@ -89,7 +91,9 @@ class Pending:
             self.length = np.concatenate([self.length, length])
             self.last_ts = int(ts[-1])
 
-    def split(self, count: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    def split(
+        self, count: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int32]]:
         """Hand over the first `count` events."""
         head = self.ts[:count], self.at[:count], self.length[:count]
         self.ts, self.at, self.length = self.ts[count:], self.at[count:], self.length[count:]
@@ -172,14 +176,15 @@ class TraceDat:
                 return
 
     def _fill(
-        self, words: npt.NDArray[np.uint32], pending: list[Pending], share: int, starved: set[int], lost: list[Lost]
+        self,
+        words: npt.NDArray[np.uint32],
+        pending: list[Pending],
+        share: int,
+        starved: set[int],
+        lost: list[Lost],
     ) -> None:
         """Decode more pages of the streams that run low, all in one go."""
-        low = [
-            p
-            for p in pending
-            if p.stream.more and (id(p) in starved or 16 * len(p.ts) < share // 4)
-        ]
+        low = [p for p in pending if p.stream.more and (id(p) in starved or 16 * len(p.ts) < share // 4)]
         parts = [p.stream.load(max(share // (4 * p.stream.page_words), 1)) for p in low]
         if not parts:
             return

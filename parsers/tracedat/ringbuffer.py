@@ -115,7 +115,9 @@ def decode_pages(words: Words, pages: Index, page_words: Index, layout: PageLayo
     base = np.cumsum(seen) - seen
     who, rank, at, ts, length = (np.concatenate(part) for part in zip(*out, strict=True))
     where = base[who] + rank
-    decoded = Decoded(np.empty_like(ts), np.empty_like(at), np.empty_like(length), seen, page_ts, lost, faults)
+    decoded = Decoded(
+        np.empty_like(ts), np.empty_like(at), np.empty_like(length), seen, page_ts, lost, faults
+    )
     decoded.ts[where], decoded.at[where], decoded.length[where] = ts, at, length
     return decoded
 

@@ -54,7 +54,9 @@ def _count(cursor: Cursor, what: str) -> int:
 def read_header(header: Header, cursor: Cursor) -> None:
     """Read all up to and including the per-CPU tables, of the top-level buffer and of the instances."""
     read_metadata(header, cursor)
-    header.comms = parse_cmdlines(cursor.take(cursor.u64("the size of the command lines"), "the command lines"))
+    header.comms = parse_cmdlines(
+        cursor.take(cursor.u64("the size of the command lines"), "the command lines")
+    )
     cpus = _count(cursor, "CPUs")
     instances: list[tuple[int, str]] = []
     table_cpus = cpus
@@ -96,7 +98,9 @@ def _table(header: Header, cursor: Cursor, name: str, cpus: int) -> Buffer:
     rows = []
     for cpu in range(cpus):
         if cursor.left < 16:
-            header.damage.append(Damage(cursor.at, f"the table of buffer {name!r} ends after {cpu} of {cpus} CPUs"))
+            header.damage.append(
+                Damage(cursor.at, f"the table of buffer {name!r} ends after {cpu} of {cpus} CPUs")
+            )
             break
         offset, size = cursor.numbers("QQ", "the table of CPUs")
         rows.append(CpuData(cpu, offset, size))

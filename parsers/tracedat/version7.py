@@ -41,6 +41,9 @@ def decompress(method: str, data: bytes, size: int) -> bytes:
     """
     try:
         if method == "zstd":
+            # A frame that states its size gets that much memory before anything is unpacked.
+            if (stated := zstandard.frame_content_size(data)) not in (-1, size):
+                raise ValueError(f"a frame of {stated} bytes where {size} were announced")
             out = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
         elif method == "zlib":
             decoder = zlib.decompressobj()
@@ -99,7 +102,9 @@ def _formats(header: Header, inner: Cursor) -> None:
 
 
 def _cmdlines(header: Header, inner: Cursor) -> None:
-    header.comms.update(parse_cmdlines(inner.take(inner.u64("the size of the command lines"), "the command lines")))
+    header.comms.update(
+        parse_cmdlines(inner.take(inner.u64("the size of the command lines"), "the command lines"))
+    )
 
 
 #: Section id → what reads it. Others (kallsyms, printk, strings, BTF, modules) say nothing that hvtrace needs.
@@ -114,7 +119,9 @@ SECTIONS: dict[int, Callable[[Header, Cursor], None]] = {
 def read_header(header: Header, cursor: Cursor) -> None:
     """Read the chain of options sections and all they point to. Damage of one section leaves the others."""
     header.compression = cursor.string("the compression's name") or "none"
-    header.facts["compression"] = f"{header.compression} {cursor.string('the version of the compression')}".strip()
+    header.facts["compression"] = (
+        f"{header.compression} {cursor.string('the version of the compression')}".strip()
+    )
     if header.compression not in ("none", "zstd", "zlib"):
         raise cursor.fail(f"compression {header.compression!r} is not supported (zstd, zlib and none are)")
     following = cursor.u64("the offset of the options")
@@ -179,6 +186,8 @@ def _buffer(header: Header, cursor: Cursor, data: Cursor) -> Buffer:
     page_size, cpus = data.numbers("II", "a buffer's page size")
     rows = [CpuData(*data.numbers("IQQ", "a buffer's CPU")) for _ in range(min(cpus, data.left // 20))]
     if len(rows) < cpus:
-        header.damage.append(Damage(data.base + data.at, f"buffer {name!r} ends after {len(rows)} of {cpus} CPUs"))
+        header.damage.append(
+            Damage(data.base + data.at, f"buffer {name!r} ends after {len(rows)} of {cpus} CPUs")
+        )
     section = _section(cursor, offset, options.BUFFER)
     return Buffer(name, clock or None, page_size, tuple(rows), bool(section.flags & COMPRESSED))

@@ -1,0 +1,5 @@
+"""`python -m hvtrace`."""
+
+from hvtrace.cli.main import main
+
+main()

@@ -1,0 +1,42 @@
+"""`hvtrace info`: what a store holds."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Format", "info"]
+
+
+class Format(str, Enum):
+    """Forms of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def info(
+    source: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or a recording.")],
+    output_format: Annotated[Format, typer.Option("--output-format", help="text or json.")] = Format.TEXT,
+) -> None:
+    """Show what a store holds: events, losses, VMs, vCPUs, enlightenments offered and used.
+
+    Examples:
+
+      hvtrace info trace.hvt
+
+      hvtrace info trace.dat --output-format json | jq .vms
+    """
+    from hvtrace.analysis.overview import overview
+    from hvtrace.pipeline.opening import store_for
+    from hvtrace.render.info import print_json, print_text
+    from hvtrace.render.progress import bar
+    from hvtrace.store import Store
+
+    with bar() as progress:
+        store = Store(store_for(source, progress))
+    answer = overview(store)
+    (print_json if output_format is Format.JSON else print_text)(answer)
