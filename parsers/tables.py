@@ -13,15 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.parsers.eventformat import EventFormat
-from hvtrace.parsers.records import Plan, Words, decode, plan
 from hvtrace.parsers.recording import IRQ, NotUnderstood, Window
+from hvtrace.parsers.records import Plan, Words, decode, plan
 from hvtrace.schema.arrow import DICTIONARY
 from hvtrace.schema.common import COMMON_COLUMNS, RAW_STAMP
 from hvtrace.schema.registry import BY_NAME
 
-__all__ = ["Comms", "EventTables", "Merged"]
+__all__ = ["Comms", "EventTables", "Merged", "Names"]
 
 Index = npt.NDArray[np.int64]
+#: Names a column of thread ids at a column of times (ns of the trace clock).
+Names = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int64]], pa.Array]
 Groups = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 #: common_flags bits of events recorded in hard or soft interrupts or NMIs (include/linux/trace_events.h).
@@ -42,21 +44,25 @@ PARSED = tuple(c.name for c in COMMON_COLUMNS if c.name in _TYPES)
 class Comms:
     """Thread names by id, looked up for whole columns."""
 
+    #: Thread ids below this are looked up by index (the kernel's largest pid_max is 2**22).
+    DIRECT = 1 << 22
+
     def __init__(self, names: dict[int, str]) -> None:
         distinct: dict[str, int] = {}
-        known = sorted((tid, distinct.setdefault(name, len(distinct))) for tid, name in names.items())
-        self._tids = np.array([tid for tid, _ in known], np.int64)
-        self._codes = np.array([code for _, code in known], np.int32)
+        known = {tid: distinct.setdefault(name, len(distinct)) for tid, name in names.items()}
         self._names = pa.array(list(distinct), pa.string())
+        self._codes = np.full(min(max(known, default=0), self.DIRECT) + 2, -1, np.int32)
+        for tid, code in known.items():
+            if 0 <= tid <= self.DIRECT:
+                self._codes[tid] = code
 
     def column(self, tid: npt.NDArray[np.int32]) -> pa.DictionaryArray:
         """Names of `tid`, null where unknown."""
-        if not len(self._tids):
-            return pa.DictionaryArray.from_arrays(pa.nulls(len(tid), pa.int32()), self._names)
-        where = np.minimum(np.searchsorted(self._tids, tid), len(self._tids) - 1)
-        known = self._tids[where] == tid
-        codes = pa.array(self._codes[where], mask=None if known.all() else ~known)
-        return pa.DictionaryArray.from_arrays(codes, self._names)
+        # Ids that are too large, and negative ones, find the last code, which is nobody's.
+        codes = self._codes.take(np.minimum(tid.view(np.uint32), len(self._codes) - 1))
+        unknown = codes < 0
+        indices = pa.array(codes, mask=unknown if unknown.any() else None)
+        return pa.DictionaryArray.from_arrays(indices, self._names)
 
 
 @dataclass(slots=True)
@@ -79,6 +85,8 @@ class EventTables:
     not_understood: NotUnderstood
     #: Called with the word index of a record too short for its event.
     damaged: Callable[[int], None]
+    #: Names of events by id, as far as they are known without a format.
+    names: dict[int, str] = field(default_factory=dict)
     _group: Groups = field(init=False)
     _plans: list[Plan] = field(init=False)
     _size: npt.NDArray[np.int32] = field(init=False)
@@ -92,8 +100,8 @@ class EventTables:
         # A whole record has its thread id, whatever a damaged format says.
         self._size = np.array([0, *(max(p.size, 8) for p in self._plans)], np.int32)
 
-    def window(self, merged: Merged, comms: Callable[[npt.NDArray[np.int32]], pa.Array]) -> Window:
-        """Return the window of `merged`; `comms` names a column of thread ids."""
+    def window(self, merged: Merged, comms: Names) -> Window:
+        """Return the window of `merged`; `comms` names its threads."""
         words, at = merged.words, merged.at
         group = self._group.take(words.take(at) & np.uint32(0xFFFF))
         whole = merged.length >= self._size.take(group)
@@ -119,7 +127,8 @@ class EventTables:
         unknown = np.flatnonzero(group == 0)
         ids, counts = np.unique(merged.words.take(merged.at[unknown]) & np.uint32(0xFFFF), return_counts=True)
         for number, count in zip(ids.tolist(), counts.tolist(), strict=True):
-            self.not_understood.add(f"event id {number}: the file has no format of it", count)
+            name = f" ({self.names[number]})" if number in self.names else ""
+            self.not_understood.add(f"event id {number}{name}: the file has no format of it", count)
         for row in np.flatnonzero(~whole).tolist():
             self.damaged(int(merged.at[row]))
         keep = (group != 0) & whole
@@ -135,16 +144,16 @@ class EventTables:
         merged: Merged,
         tid: npt.NDArray[np.int32],
         rows: Index,
-        comms: Callable[[npt.NDArray[np.int32]], pa.Array],
+        comms: Names,
     ) -> pa.RecordBatch:
         at, length = merged.at.take(rows), merged.length.take(rows)
-        who = tid.take(rows)
+        who, ts = tid.take(rows), merged.ts.take(rows)
         common = {
             "seq": pa.array(rows.view(np.uint64)),
-            "ts_ns": pa.array(merged.ts.take(rows)),
+            "ts_ns": pa.array(ts),
             "cpu": pa.array(merged.cpu.take(rows)),
             "tid": pa.array(who),
-            "comm": comms(who),
+            "comm": comms(who, ts),
         }
         names, columns = list(common), list(common.values())
         if todo.interruptible:

@@ -1,1 +1,1 @@
-
+"""Questions a person asks a store, answered on its tables."""

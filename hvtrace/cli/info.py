@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 __all__ = ["Format", "info"]
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Forms of an answer."""
 
     TEXT = "text"
@@ -25,7 +25,6 @@ def info(
     """Show what a store holds: events, losses, VMs, vCPUs, enlightenments offered and used.
 
     Examples:
-
       hvtrace info trace.hvt
 
       hvtrace info trace.dat --output-format json | jq .vms

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.parsers.recording import IRQ, Threads
+from hvtrace.pipeline.callbacks import ARMING, CALLBACK, DISARMING, ArmedTimers
 from hvtrace.pipeline.evidence import Evidence, Tables, numpy_column
 from hvtrace.pipeline.machines import Machines, conclude
 from hvtrace.schema.registry import BY_NAME
@@ -24,15 +25,6 @@ __all__ = ["Attribution", "Attributor"]
 
 #: `vm` and `vcpu` where they are not known or there is none.
 NONE = 0xFFFF
-
-#: Tracepoints fired by a timer's interrupt, whatever the carrier says of the context.
-FROM_INTERRUPT = ("kvm_hv_stimer_callback",)
-
-#: What arms a synthetic timer, and what ends that.
-ARMING = ("kvm_hv_stimer_start_one_shot", "kvm_hv_stimer_start_periodic")
-DISARMING = ("kvm_hv_stimer_cleanup", "kvm_hv_stimer_expiration")
-#: Stamps lag the values they carry: a timer counts as due when it is due within this.
-DUE_SLACK_NS = 5_000_000
 
 U16 = npt.NDArray[np.uint16]
 Attribution = tuple[pa.Array, pa.Array]
@@ -52,8 +44,7 @@ class Attributor:
     learning: bool = True
     _views: list[tuple[int, int]] = field(default_factory=list)
     _tgids: int = 0
-    #: (vm, vcpu, timer) → stamp at which it is due; absent: not armed.
-    _armed: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    _armed: ArmedTimers = field(default_factory=ArmedTimers)
     _carry: dict[int, int] = field(default_factory=dict)
 
     def again(self) -> Attributor:
@@ -74,54 +65,27 @@ class Attributor:
             self._views.append((base + events, hash(self.machines.view(base + events))))
         lookup = _Lookup(self.machines, self.threads, self.evidence.shared, tables, base, self._carry)
         done: dict[str, Attribution] = {}
-        callbacks = None
         for name, table in tables.items():
             vm, vcpu = _attribute(name, table, lookup)
-            if name in FROM_INTERRUPT:
-                callbacks = vm
+            if name == CALLBACK and len(self.machines.vms) > 1:
+                self._resolve_callbacks(tables, lookup, vm)
             done[name] = _arrow(vm), _arrow(vcpu)
-        if callbacks is not None and len(self.machines.vms) > 1:
-            self._resolve_callbacks(tables, lookup, callbacks)
-            done[FROM_INTERRUPT[0]] = _arrow(callbacks), done[FROM_INTERRUPT[0]][1]
+        if CALLBACK not in tables and len(self.machines.vms) > 1:
+            self._resolve_callbacks(tables, lookup, np.empty(0, np.uint16))
         self._carry = lookup.carry()
         return done
 
     def _resolve_callbacks(self, tables: Tables, lookup: _Lookup, vms: U16) -> None:
         """Give callbacks that could be several VMs' to the one whose timer was armed and due."""
-        rows: list[tuple[int, str, int, int, int, int, int]] = []
-        for name in (*ARMING, *DISARMING, *FROM_INTERRUPT):
-            table = tables.get(name)
-            if table is None:
-                continue
-            seq, ts = numpy_column(table, "seq"), numpy_column(table, "ts_ns")
-            vcpu, timer = numpy_column(table, "vcpu_id"), numpy_column(table, "timer_index")
-            if name in FROM_INTERRUPT:
-                vm, due = vms.astype(np.int64), np.arange(len(seq))
-            else:
-                vm = _attribute(name, table, lookup)[0].astype(np.int64)
-                due = np.zeros(len(seq), np.int64)
-                if name in ARMING:
-                    at = numpy_column(table, "exp_time" if name == ARMING[1] else "count")
-                    due = ts + 100 * np.clip(at - numpy_column(table, "time_now"), 0, 1 << 50)
-            columns = (seq, vm, vcpu, timer, ts, due)
-            rows += [
-                (s, name, v, c, t, w, d)
-                for s, v, c, t, w, d in zip(*(column.tolist() for column in columns), strict=True)
-            ]
-        for _seq, name, vm, vcpu, timer, ts, due in sorted(rows):
-            if name in ARMING:
-                self._armed[vm, vcpu, timer] = due
-            elif name in DISARMING:
-                self._armed.pop((vm, vcpu, timer), None)
-            elif vm == NONE:
-                ready = [
-                    m.number
-                    for m in self.machines.vms
-                    if self._armed.get((m.number, vcpu, timer), 1 << 62) <= ts + DUE_SLACK_NS
-                ]
-                if len(ready) == 1:
-                    vms[due] = ready[0]
-                    self._armed.pop((ready[0], vcpu, timer))
+        timers: dict[str, tuple[pa.RecordBatch, npt.NDArray[np.int64]]] = {}
+        for name in (*ARMING, *DISARMING):
+            if name in tables:
+                vm = _attribute(name, tables[name], lookup)[0].astype(np.int64)
+                timers[name] = tables[name], np.where(vm == NONE, -1, vm)
+        found = self._armed.owners(timers, tables.get(CALLBACK))
+        if found is not None:
+            open_ = (vms == NONE) & (found >= 0)
+            vms[open_] = found[open_]
 
 
 def _arrow(values: U16) -> pa.Array:
@@ -158,14 +122,14 @@ class _Lookup:
         self._shared = {tid: _Turns(tid, tables, carry.get(tid, NONE)) for tid in sorted(shared)}
 
     def carry(self) -> dict[int, int]:
-        """vCPU that each shared thread ran last."""
+        """VCPU that each shared thread ran last."""
         return {tid: turns.final for tid, turns in self._shared.items()}
 
     def thread(self, tid: npt.NDArray[np.int32], seq: npt.NDArray[np.int64]) -> tuple[U16, U16]:
         """Return vm and vcpu of what the threads `tid` run at `seq` (of this window)."""
         index = self._index(tid)
         if self._single:
-            where = index
+            where = index.astype(np.int64)
         else:
             where = np.searchsorted(self._keys, (index.astype(np.int64) << 40) + seq + self.base, "right") - 1
             ours = (where >= 0) & (index >= 0)
@@ -262,29 +226,26 @@ def _attribute(name: str, table: pa.RecordBatch, lookup: _Lookup) -> tuple[U16, 
     vm, vcpu = lookup.thread(tid, seq)
     if context is Context.VCPU:
         return vm, vcpu
-    if IRQ in table.schema.names:
-        irq = table.column(IRQ).fill_null(name in FROM_INTERRUPT).to_numpy(zero_copy_only=False)
-        if irq.any():
-            vm[irq] = vcpu[irq] = NONE
-    elif name in FROM_INTERRUPT:
-        vm[:] = vcpu[:] = NONE
+    # What an interrupt interrupted says nothing of the VM the event belongs to.
+    irq = _from_interrupt(name, table)
+    vm[irq] = vcpu[irq] = NONE
     named = None
     if context is Context.NAMED and declared is not None and declared.vcpu_field is not None:
         named = numpy_column(table, declared.vcpu_field)
         vcpu = np.where((named >= 0) & (named < NONE), named, NONE).astype(np.uint16)
     unknown = np.flatnonzero(vm == NONE)
     if len(unknown):
-        asked = None if named is None else named[unknown]
-        ours = (
-            lookup.process(tid[unknown], seq[unknown])
-            if lookup.tgids
-            else np.full(len(unknown), NONE, np.uint16)
-        )
-        alone = lookup.alone(seq[unknown], asked)
-        if IRQ in table.schema.names or name in FROM_INTERRUPT:
-            # What an interrupt interrupted says nothing of the VM.
-            irqs = table.column(IRQ).fill_null(name in FROM_INTERRUPT).to_numpy(zero_copy_only=False) \
-                if IRQ in table.schema.names else np.ones(n, np.bool_)  # fmt: skip
-            ours[irqs[unknown]] = NONE
+        ours = lookup.process(tid[unknown], seq[unknown])
+        ours[irq[unknown]] = NONE
+        alone = lookup.alone(seq[unknown], None if named is None else named[unknown])
         vm[unknown] = np.where(ours != NONE, ours, alone)
     return vm, vcpu
+
+
+def _from_interrupt(name: str, table: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    """Return which rows were recorded in an interrupt; where the carrier does not say, timer callbacks were."""
+    default = name == CALLBACK
+    if IRQ not in table.schema.names:
+        return np.full(table.num_rows, default)
+    found: npt.NDArray[np.bool_] = table.column(IRQ).fill_null(default).to_numpy(zero_copy_only=False)
+    return found

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hvtrace.parsers.recording import Window
 from hvtrace.schema.registry import BY_NAME
 from hvtrace.schema.tracepoint import Context
 
@@ -155,7 +154,7 @@ def _births(tables: Tables, base: int) -> list[tuple[int, int, int, int, int | N
         *(track.column(c).to_pylist() for c in ("seq", "tid", "vcpu_id", "online_vcpus")), strict=True
     ):
         rows.append((seq, tid, TRACK_TSC, vcpu, online, 0))
-    births = []
+    births: list[tuple[int, int, int, int, int | None]] = []
     for seq, tid, kind, vcpu, a, b in sorted(rows):
         if kind == WRITE_TSC:
             fresh.pop(tid, None)

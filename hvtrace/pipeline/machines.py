@@ -123,7 +123,7 @@ def _joined(groups: list[_Group], birth: Birth, tgid: int | None) -> _Group | No
 
 
 def _adopt_workers(groups: list[_Group], evidence: Evidence, threads: Threads) -> None:
-    """vCPUs created by one thread and run by another: give the runner to the VM whose creator never ran it."""
+    """VCPUs created by one thread and run by another: give the runner to the VM whose creator never ran it."""
     created = {tid for g in groups for tid, _, _ in g.members}
     for tid in sorted(set(evidence.acted) - created):
         vcpu, seq = min(evidence.acted[tid].items(), key=lambda item: item[1])

@@ -46,7 +46,8 @@ def lines(answer: dict[str, Any]) -> Iterator[str]:
 
 def _head(answer: dict[str, Any]) -> Iterator[str]:
     for source in answer["sources"]:
-        yield f"{styled('Recording', 'bold')}  {safe(source['name'])}, {source['format']}, {count(source['size'])} bytes"
+        size = f"{count(source['size'])} bytes"
+        yield f"{styled('Recording', 'bold')}  {safe(source['name'])}, {source['format']}, {size}"
     clock = answer["clock"]
     span = answer["duration_ns"]
     unit = "" if clock["unit"] == "ns" else " (ticks: their frequency is not known)"

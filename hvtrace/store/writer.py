@@ -26,9 +26,9 @@ __all__ = ["StoreWriter"]
 #: Rows of a row group, at most a little more.
 ROW_GROUP = 1 << 20
 #: Bytes collected over all tables before the largest is written early.
-COLLECT_BYTES = 192 << 20
+COLLECT_BYTES = 96 << 20
 #: Bytes that may wait for a worker.
-WAITING_BYTES = 128 << 20
+WAITING_BYTES = 96 << 20
 
 #: Ascending by nature: differences are small.
 DELTA = ("seq", "ts_ns", "ts_raw")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hvtrace.parsers.records import Words
 from hvtrace.parsers.recording import Damage
+from hvtrace.parsers.records import Words
 from hvtrace.parsers.source import Mapped, release
 from hvtrace.parsers.tracedat.layout import Buffer, CpuData, Header
 from hvtrace.parsers.tracedat.version7 import decompress

@@ -38,9 +38,8 @@ TS_WRAP = np.uint64(1 << 58)
 #: A page's lost count where events were lost but nobody counted them.
 LOST_UNKNOWN = -1
 
-#: Words an event of a type_len takes, its header word included; 0 where the next word tells.
-WORDS = np.array([0, *range(2, 30), 0, 2, 2], np.int64)
-SPECIAL = np.array([True, *[False] * 28, True, True, True])
+#: type_len 1 to 28 are short data events of as many words; less one, all others are larger than this.
+LAST_SHORT = np.uint32(27)
 
 
 @dataclass(slots=True)
@@ -81,12 +80,12 @@ def decode_pages(words: Words, pages: Index, page_words: Index, layout: PageLayo
         word = words.take(pos)
         kind = word & np.uint32(31)
         delta = word >> np.uint32(5)
-        step = WORDS.take(kind)
+        step = kind.astype(np.int64) + 1
         clock += delta
         at = pos + 1
         length = (kind << np.uint32(2)).astype(np.int32)
         data: npt.NDArray[np.bool_] | None = None
-        special = SPECIAL.take(kind)
+        special = kind - np.uint32(1) > LAST_SHORT
         if special.any():
             data = _special(words, np.flatnonzero(special), kind, delta, pos, last, clock, step, at, length)
         following = pos + step
@@ -152,6 +151,7 @@ def _special(
     rest = last[where] - pos[where]
     step[where] = np.where(deltas[padding] == 0, rest, np.maximum(n_words[padding], 1) + 1)
 
+    step[rows[kinds >= TIME_EXTEND]] = 2
     extend = kinds == TIME_EXTEND
     clock[rows[extend]] += extra[extend].astype(np.uint64) << np.uint64(27)
 
