@@ -56,8 +56,10 @@ class Comms:
             if 0 <= tid <= self.DIRECT:
                 self._codes[tid] = code
 
-    def column(self, tid: npt.NDArray[np.int32]) -> pa.DictionaryArray:
-        """Names of `tid`, null where unknown."""
+    def column(
+        self, tid: npt.NDArray[np.int32], _ts: npt.NDArray[np.int64] | None = None
+    ) -> pa.DictionaryArray:
+        """Names of `tid`, null where unknown; these do not change with time."""
         # Ids that are too large, and negative ones, find the last code, which is nobody's.
         codes = self._codes.take(np.minimum(tid.view(np.uint32), len(self._codes) - 1))
         unknown = codes < 0

@@ -1,0 +1,272 @@
+"""First pass over the records: where the blocks are and what time they span, names of threads, losses.
+
+With the least stamp of every block known, windows of exact time order can be handed over whatever the order of the
+file: recorders write one CPU's buffer after the other, and say with FINISHED_ROUND only that all were visited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hvtrace.parsers.perfdata.area import Area, Stretch
+from hvtrace.parsers.perfdata.framing import BLOCK, Framer, Frames, kinds_of, sizes_of
+from hvtrace.parsers.perfdata.layout import RECORDS, SAMPLE, RecordType
+from hvtrace.parsers.perfdata.samples import Events, Samples
+from hvtrace.parsers.perfdata.threads import MAX_TID, NAME_SIZE, Renames
+from hvtrace.parsers.recording import Damage, Lost, NotUnderstood
+
+__all__ = ["Index", "make_index"]
+
+Numbers = npt.NDArray[np.int64]
+Report = Callable[[int], None]
+
+#: Blocks looked at in one go (32 MiB).
+BATCH = 2048
+#: Host CPUs.
+MAX_CPUS = 1 << 16
+LOW = np.uint64(0xFFFFFFFF)
+#: misc bit of LOST_SAMPLES that a filter dropped on purpose (PERF_RECORD_MISC_LOST_SAMPLES_BPF).
+FILTERED = 1 << 15
+
+_BY_NUMBER = {r.number: r for r in RECORDS}
+
+
+@dataclass(slots=True)
+class Index:
+    """What the first pass found. Blocks are those with samples: number, first record, end of stretch, least stamp."""
+
+    framer: Framer
+    block: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    first: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    stop: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    least: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    renames: Renames = field(default_factory=Renames)
+    tgids: dict[int, int] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+    unknown: NotUnderstood = field(default_factory=NotUnderstood)
+    damage: list[Damage] = field(default_factory=list)
+
+
+def make_index(area: Area, events: Events, progress: Report | None = None) -> Index:
+    """Go over all records once. Raises framing.CompressedError where some are compressed."""
+    builder = _Builder(area, events)
+    done = 0
+    for stretch in area.stretches:
+        builder.add(stretch, done, progress)
+        done += 8 * (stretch.stop - stretch.start)
+    return builder.finish()
+
+
+class _Builder:
+    def __init__(self, area: Area, events: Events) -> None:
+        self._area = area
+        self._events = events
+        self._stretch = Stretch(0, 0, 0)
+        self.index = Index(Framer(area.longs, self._broken))
+        self._parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []
+        #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of its last sample so far, 0 none.
+        self._process = np.zeros(MAX_TID, np.int32)
+        self._last = np.zeros(MAX_CPUS, np.int64)
+        #: Counts by CPU: reported when they occurred, and as a total at the end.
+        self._told: dict[int | None, int] = {}
+        self._totals: dict[int | None, int] = {}
+
+    def add(self, stretch: Stretch, done: int, progress: Report | None) -> None:
+        """Index one stretch."""
+        self._stretch = stretch
+        place = stretch.start
+        last = -(-stretch.stop // BLOCK)
+        for block in range(stretch.start // BLOCK, last, BATCH):
+            count = min(BATCH, last - block)
+            end = min((block + count) * BLOCK, stretch.stop)
+            if place >= end:
+                continue
+            frames, place = self.index.framer.frame(place, block, count, stretch.stop)
+            self._look(frames)
+            self._area.release(max(block * BLOCK, stretch.start), end)
+            if progress is not None:
+                progress(done + 8 * (end - stretch.start))
+
+    def finish(self) -> Index:
+        """Put the parts together."""
+        index = self.index
+        if self._parts:
+            index.block, index.first, index.stop, index.least = (
+                np.concatenate(part) for part in zip(*self._parts, strict=True)
+            )
+        known = np.flatnonzero(self._process)
+        index.tgids = dict(zip(known.tolist(), (self._process[known] - 1).tolist(), strict=True))
+        # What the kernel reported as it happened it counts again in each event's total.
+        for cpu, total in sorted(self._totals.items(), key=lambda item: -1 if item[0] is None else item[0]):
+            rest = total - self._told.get(cpu, 0)
+            if rest > 0:
+                since = int(self._last[cpu]) if cpu is not None else 0
+                index.lost.append(Lost(cpu, since or None, None, rest))
+        index.lost.sort(key=lambda x: (x.to_ns is None, x.to_ns or 0))
+        return index
+
+    def _look(self, frames: Frames) -> None:
+        kind = kinds_of(frames.head)
+        sample = kind == SAMPLE
+        rest = np.flatnonzero(~sample)
+        every = Frames(frames.at[sample], frames.head[sample]) if len(rest) else frames
+        samples = self._events.columns(self._area.longs, every)
+        if len(samples.ts):
+            self._blocks(frames.at, samples)
+            self._processes(every)
+        if len(rest):
+            self._others(Frames(frames.at[rest], frames.head[rest]), kind[rest], samples)
+        if len(samples.ts):
+            self._last[samples.cpu] = samples.ts
+
+    def _blocks(self, at: Numbers, samples: Samples) -> None:
+        """Note each block that has samples, its first record and its least stamp."""
+        number = samples.start // BLOCK
+        edges = np.flatnonzero(np.diff(number, prepend=-1))
+        block = number[edges]
+        first = at[np.searchsorted(at, block * BLOCK)]
+        stop = np.full(len(block), self._stretch.stop)
+        self._parts.append((block, first, stop, np.minimum.reduceat(samples.ts, edges)))
+
+    def _processes(self, frames: Frames) -> None:
+        """Take process and thread id of samples."""
+        longs = self._area.longs
+        for layout, part in self._events.by_layout(longs, frames):
+            if "thread" in layout.place:
+                pair = longs.take(part.at + layout.place["thread"], mode="clip")
+                self._pairs((pair & LOW).view(np.int64), (pair >> np.uint64(32)).view(np.int64))
+
+    def _pairs(self, process: Numbers, thread: Numbers) -> None:
+        if len(thread) and (int(thread.max()) >= MAX_TID or int(process.max()) >= MAX_TID):
+            good = (thread < MAX_TID) & (process < MAX_TID)
+            process, thread = process[good], thread[good]
+        self._process[thread] = process + 1
+
+    def _others(self, frames: Frames, kinds: Numbers, samples: Samples) -> None:
+        """Records that are no samples, by their type."""
+        for number in np.unique(kinds).tolist():
+            rows = np.flatnonzero(kinds == number)
+            part = Frames(frames.at[rows], frames.head[rows])
+            record = _BY_NUMBER.get(number)
+            if record is None:
+                types = np.unique(part.head & LOW, return_counts=True)
+                for value, count in zip(types[0].tolist(), types[1].tolist(), strict=True):
+                    self.index.unknown.add(f"a record of type {value}", count)
+                continue
+            if record.thread is not None:
+                self._threads(record, part)
+            if record.name == "COMM":
+                self._names(part)
+            elif record.name == "FORK":
+                self._forks(part)
+            elif record.name == "ID_INDEX":
+                self._cpus(part)
+            elif record.lost is not None:
+                self._losses(record, part, samples)
+
+    def _field(self, frames: Frames, word: int) -> Numbers:
+        """The u32 at `word` of each record, 0 where the record is too short."""
+        words = self._area.words
+        value = words.take(2 * frames.at + word, mode="clip").astype(np.int64)
+        return np.where(sizes_of(frames.head) >= np.uint64(4 * word + 4), value, 0)
+
+    def _long(self, frames: Frames, word: int) -> Numbers:
+        """The same of a u64."""
+        high = self._field(frames, word + 1)
+        return self._field(frames, word) | high << 32
+
+    def _trailing(self, frames: Frames, name: str) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+        """The u64 of that name at the end of each record, and which records have it."""
+        longs = self._area.longs
+        value, there = np.zeros(len(frames.at), np.int64), np.zeros(len(frames.at), np.bool_)
+        size = (sizes_of(frames.head) >> np.uint64(3)).view(np.int64)
+        for places, rows in self._events.trailers(longs, frames):
+            if name in places:
+                rows = rows[size[rows] > places[name]]
+                value[rows] = longs.take(frames.at[rows] + size[rows] - places[name]).view(np.int64)
+                there[rows] = True
+        return value, there
+
+    def _threads(self, record: RecordType, frames: Frames) -> None:
+        assert record.thread is not None
+        process, thread = (self._field(frames, word) for word in record.thread)
+        self._pairs(process, thread)
+
+    def _names(self, frames: Frames) -> None:
+        time, _ = self._trailing(frames, "time")
+        room = (sizes_of(frames.head).view(np.int64) - 16).clip(0, NAME_SIZE)
+        place = 8 * frames.at[:, None] + 16 + np.arange(NAME_SIZE)
+        text = self._area.longs.view(np.uint8).take(place, mode="clip")
+        text[np.arange(NAME_SIZE) >= room[:, None]] = 0
+        self.index.renames.add_names(time, self._field(frames, 3), text)
+
+    def _forks(self, frames: Frames) -> None:
+        # {pid, ppid, tid, ptid, u64 time}
+        self.index.renames.add_forks(self._long(frames, 6), self._field(frames, 4), self._field(frames, 5))
+
+    def _cpus(self, frames: Frames) -> None:
+        """ID_INDEX: u64 count, each {u64 id, index, CPU, thread}."""
+        longs = self._area.longs
+        parts = []
+        for at, size in zip(frames.at.tolist(), sizes_of(frames.head).tolist(), strict=True):
+            count = min(int(longs[at + 1]), (size - 16) // 32) if size >= 16 else 0
+            parts.append(longs[at + 2 : at + 2 + 4 * count].reshape(count, 4))
+        rows = np.concatenate(parts)
+        rows = rows[rows[:, 2] < MAX_CPUS]
+        self._events.set_cpus(rows[:, 0], rows[:, 2].astype(np.uint16))
+
+    def _losses(self, record: RecordType, frames: Frames, samples: Samples) -> None:
+        """LOST as it happened, between the CPU's sample before it and the record; LOST_SAMPLES at the end: totals."""
+        assert record.lost is not None
+        count = self._long(frames, record.lost)
+        time, timed = self._trailing(frames, "time")
+        cpu, known = self._trailing(frames, "cpu")
+        cpu &= 0xFFFFFFFF
+        ids, named = self._trailing(frames, "identifier")
+        by_id = self._events.cpu_of_id(ids.view(np.uint64), -1)
+        misc = frames.head >> np.uint64(32) & np.uint64(0xFFFF)
+        total = np.full(len(time), record.name == "LOST_SAMPLES") & ~(timed & (time > 0))
+        # A total is written by the recorder, not on the CPU: its id tells where.
+        where = np.where(known & ~total & (cpu < MAX_CPUS), cpu, np.where(named, by_id, -1))
+        since = self._before(frames.at, where, samples)
+        keep = np.flatnonzero((record.name != "LOST_SAMPLES") | (misc & np.uint64(FILTERED) == 0))
+        rows = (column[keep].tolist() for column in (count, time, where, total, since))
+        for number, stamp, place, is_total, before in zip(*rows, strict=True):
+            cpu_of = None if place < 0 else place
+            counts = self._totals if is_total else self._told
+            counts[cpu_of] = counts.get(cpu_of, 0) + number
+            if not is_total:
+                until = stamp if stamp > 0 else None
+                start = min(before, until) if until else before
+                self.index.lost.append(Lost(cpu_of, start or None, until, number))
+
+    def _before(self, at: Numbers, cpu: Numbers, samples: Samples) -> Numbers:
+        """Stamp of the CPU's last sample before each record at `at`, in the order of the file; 0 where none.
+
+        A negative CPU stands for any.
+        """
+        stop = np.searchsorted(samples.start, at)
+        if not len(samples.ts):
+            return np.where(cpu < 0, 0, self._last[cpu])
+        count = len(samples.ts)
+        keys = samples.cpu.astype(np.int64) * count + np.arange(count)
+        keys.sort()
+        row = keys[np.maximum(np.searchsorted(keys, cpu * count + stop) - 1, 0)]
+        own = (row // count == cpu) & (row % count < stop)
+        row = np.where(own, row % count, np.maximum(stop - 1, 0))
+        there = own | (cpu < 0) & (stop > 0)
+        return np.where(there, samples.ts[row], np.where(cpu < 0, 0, self._last[cpu]))
+
+    def _broken(self, at: int, until: int) -> None:
+        offset = self._stretch.offset_of(at)
+        if until >= self._stretch.stop:
+            message = f"no record begins here: the last {8 * (until - at)} bytes of records are not read"
+        else:
+            message = f"no record begins here: {8 * (until - at)} bytes are passed over"
+        if not self._stretch.plain:
+            message += " (of decompressed records)"
+        self.index.damage.append(Damage(offset, message))

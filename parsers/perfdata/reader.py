@@ -1,0 +1,233 @@
+"""perf.data as a recording: header, a first pass over its records, then windows of samples in order of time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from hvtrace.errors import InputError
+from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
+from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError, Frames, kinds_of
+from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
+from hvtrace.parsers.perfdata.index import Index, make_index
+from hvtrace.parsers.perfdata.layout import SAMPLE
+from hvtrace.parsers.perfdata.samples import Events, Samples
+from hvtrace.parsers.perfdata.threads import ThreadNames
+from hvtrace.parsers.recording import Clock, Damage, NotUnderstood, Progress, Source, Threads, Window
+from hvtrace.parsers.source import Mapped
+from hvtrace.parsers.tables import EventTables, Merged
+
+__all__ = ["PerfData"]
+
+Numbers = npt.NDArray[np.int64]
+
+#: Blocks whose samples are taken up in one go (32 MiB).
+BATCH = 2048
+#: Places of damage within samples that are listed; the others are counted.
+MAX_LISTED = 100
+#: Data files of a directory: "data.0", "data.1", ...
+MAX_FILES = 1 << 12
+
+
+class PerfData:
+    """A perf.data file, pipe or directory, opened."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._mapped: list[Mapped] = []
+        self._area: Area | None = None
+        self._index: Index | None = None
+        directory = is_perf_directory(path)
+        try:
+            first = Mapped(os.path.join(path, "data") if directory else path)
+            self._mapped.append(first)
+            self._header = header = read_header(first)
+            self._parts = [Part(first, header.start, header.stop)]
+            for name in _data_files(path) if directory else ():
+                self._mapped.append(Mapped(name))
+                self._parts.append(Part(self._mapped[-1], 0, self._mapped[-1].size))
+        except InputError:
+            self.close()
+            raise
+        for mapped in self._mapped:
+            if mapped.fault:
+                header.damage.append(Damage(mapped.size, mapped.fault))
+        if not header.events:
+            header.damage.append(Damage(first.size, "the file holds no event formats (tracing data)"))
+        self._events = Events(header.attrs)
+        if fault := self._events.fault():
+            header.damage.append(Damage(0, fault))
+        kind = "perf.data pipe" if header.pipe else "perf.data directory" if directory else "perf.data"
+        size = sum(os.path.getsize(m.path) for m in self._mapped)
+        self.source = Source(str(path), size, kind)
+        self.clock = Clock(header.clock)
+        self.facts = dict(header.facts)
+        self.kernel = self.facts.pop("os release", None)
+        self.threads = Threads()
+        self.damage: list[Damage] = list(header.damage)
+        self.not_understood = NotUnderstood()
+        self._cut = 0
+
+    @property
+    def formats(self) -> list[str]:
+        """Names of the events whose formats the file carries."""
+        return [event.name for event in self._header.events.values()]
+
+    def close(self) -> None:
+        """Release the files."""
+        self._area = self._index = None
+        for mapped in self._mapped:
+            mapped.close()
+
+    def windows(self, progress: Progress | None = None) -> Iterator[Window]:
+        """Yield all samples by time; those of one stamp in the order of the file."""
+        self.damage[:] = self._header.damage
+        self.not_understood = NotUnderstood()
+        self._cut = 0
+        area, index = self._open(progress)
+        self.damage += index.damage
+        for sample in index.unknown.samples:
+            self.not_understood.add(sample, 0)
+        self.not_understood.count += index.unknown.count
+        names = ThreadNames(index.renames)
+        self.threads.comms.update(names.last)
+        self.threads.tgids.update(index.tgids)
+        tables = EventTables(self._header.events, self.not_understood, self._short_record, self._names())
+        lost = list(index.lost)
+        for merged in self._merged(area, index, progress):
+            window = tables.window(merged, names.column)
+            until = int(merged.ts[-1])
+            passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
+            window.lost, lost = lost[:passed], lost[passed:]
+            yield window
+        if lost:
+            yield Window({}, 0, lost)
+        if self._cut > MAX_LISTED:
+            self.damage.append(Damage(0, f"{self._cut - MAX_LISTED} more samples are shorter than they should be"))
+
+    def _names(self) -> dict[int, str]:
+        """Names of tracepoints by number, also of those without a format."""
+        return {a.config & 0xFFFF: a.name for a in self._header.attrs if a.layout.tracepoint and a.name}
+
+    def _open(self, progress: Progress | None) -> tuple[Area, Index]:
+        """The records' place and the first pass over them, made when first asked for."""
+        if self._area is None or self._index is None:
+            found: list[Damage] = []
+            area = None
+            if len(self._parts) == 1 and not self._header.compressed:
+                area = in_place(self._parts[0])
+            report = self._share(progress, 0)
+            try:
+                area = area or spooled(self._parts, found, compressed=self._header.compressed)
+                index = make_index(area, self._events, report)
+            except CompressedError:
+                # Nothing had announced them.
+                found.clear()
+                area = spooled(self._parts, found, compressed=True)
+                index = make_index(area, self._events, report)
+            index.damage[:0] = found
+            self._area, self._index = area, index
+        return self._area, self._index
+
+    def _share(self, progress: Progress | None, base: int) -> Progress | None:
+        """Progress of one of the two passes, each half of the whole."""
+        if progress is None:
+            return None
+        report, size = progress, self.source.size
+
+        def consumed(done: int) -> None:
+            whole = sum(8 * (s.stop - s.start) for s in self._area.stretches) if self._area else 0
+            whole = whole or max(sum(p.stop - p.start for p in self._parts), 1)
+            report(size * base // 2 + min(size * done // (2 * whole), size // 2))
+
+        return consumed
+
+    def _merged(self, area: Area, index: Index, progress: Progress | None) -> Iterator[Merged]:
+        """Take up blocks in order of their least stamps; hand over what precedes all blocks not yet taken up."""
+        order = np.argsort(index.least, kind="stable")
+        report = self._share(progress, 1)
+        left: Samples | None = None
+        for start in range(0, len(order), BATCH):
+            taken = np.sort(order[start : start + BATCH])
+            blocks = index.block[taken]
+            samples = self._load(area, index, taken)
+            if left is not None and len(left.ts):
+                samples = _joined(left, samples)
+            until = None if start + BATCH >= len(order) else int(index.least[order[start + BATCH]])
+            now, left = _split(samples, until)
+            if len(now.ts):
+                yield Merged(area.words, now.at, now.length, now.ts, now.cpu)
+            _release(area, blocks)
+            if report is not None:
+                report(8 * BLOCK * (start + len(taken)))
+
+    def _load(self, area: Area, index: Index, taken: Numbers) -> Samples:
+        frames = index.framer.again(index.block[taken], index.first[taken], index.stop[taken])
+        sample = kinds_of(frames.head) == SAMPLE
+        if not sample.all():
+            frames = Frames(frames.at[sample], frames.head[sample])
+        return self._events.columns(area.longs, frames, self.not_understood, self._short_sample)
+
+    def _short_sample(self, at: int) -> None:
+        self._fault(8 * at, "a sample is shorter than its event's layout says")
+
+    def _short_record(self, word: int) -> None:
+        self._fault(4 * word, "a record is shorter than its event's format says")
+
+    def _fault(self, place: int, message: str) -> None:
+        self._cut += 1
+        if self._cut <= MAX_LISTED:
+            stretches = self._area.stretches if self._area else []
+            own = next((s for s in stretches if 8 * s.start <= place < 8 * s.stop), None)
+            self.damage.append(Damage(own.offset_of(place // 8) if own else place, message))
+
+
+def _data_files(path: str | os.PathLike[str]) -> list[str]:
+    """The data files of a directory beside "data", in order of their numbers."""
+    numbers = (name.removeprefix("data.") for name in os.listdir(path) if name.startswith("data."))
+    found = sorted(int(n) for n in numbers if n.isascii() and n.isdigit() and len(n) < 8)
+    return [os.path.join(path, f"data.{n}") for n in found[:MAX_FILES]]
+
+
+def _joined(first: Samples, second: Samples) -> Samples:
+    return Samples(
+        np.concatenate([first.start, second.start]),
+        np.concatenate([first.at, second.at]),
+        np.concatenate([first.length, second.length]),
+        np.concatenate([first.ts, second.ts]),
+        np.concatenate([first.cpu, second.cpu]),
+    )
+
+
+def _taken(samples: Samples, rows: Numbers) -> Samples:
+    return Samples(
+        samples.start.take(rows),
+        samples.at.take(rows),
+        samples.length.take(rows),
+        samples.ts.take(rows),
+        samples.cpu.take(rows),
+    )
+
+
+def _split(samples: Samples, until: int | None) -> tuple[Samples, Samples | None]:
+    """Samples before `until` in order of time, those of one stamp in file order; and the others."""
+    order = np.argsort(samples.ts, kind="stable")
+    ts, start = samples.ts.take(order), samples.start.take(order)
+    if ((ts[1:] == ts[:-1]) & (start[1:] < start[:-1])).any():
+        order = np.lexsort((samples.start, samples.ts))
+        ts = samples.ts.take(order)
+    if until is None:
+        return _taken(samples, order), None
+    count = int(np.searchsorted(ts, until, "left"))
+    return _taken(samples, order[:count]), _taken(samples, order[count:])
+
+
+def _release(area: Area, blocks: Numbers) -> None:
+    """Give back the memory of blocks (ascending), run by run."""
+    ends = np.flatnonzero(np.diff(blocks) != 1)
+    first = blocks[np.concatenate([[0], ends + 1])]
+    last = blocks[np.concatenate([ends, [len(blocks) - 1]])]
+    for start, stop in zip(first.tolist(), last.tolist(), strict=True):
+        area.release(start * BLOCK, (stop + 1) * BLOCK)
