@@ -219,7 +219,7 @@ KVM_APIC: tuple[Tracepoint, ...] = (
         context=Context.VCPU,
         vcpu_field="vcpu",
         layouts=(
-            "vcpu={vcpu:u}, offset={offset:X}({-:w}), {ft:trap=1|fault=0}, {rw:write=1|read=0}, vec={vec:X}",
+            "vcpu={vcpu:u}, offset={offset:X}({-:s}), {ft:trap=1|fault=0}, {rw:write=1|read=0}, vec={vec:X}",
         ),
     ),
     Tracepoint(

@@ -50,7 +50,7 @@ KVM_CORE: tuple[Tracepoint, ...] = (
         layouts=(
             r"vcpu {vcpu_id:u}, rip 0x{rip:x}[ intr_info 0x{intr_info:x} error_code 0x{error_code:x}]"
             r"{immediate_exit?\[immediate exit\]}",
-            "vcpu {vcpu_id:u}",
+            "vcpu {vcpu_id:u}[ rip 0x{rip:x}]",
         ),
     ),
     Tracepoint(
@@ -62,10 +62,10 @@ KVM_CORE: tuple[Tracepoint, ...] = (
         vcpu_field="vcpu_id",
         names=(_REASON_NAME,),
         layouts=(
-            "vcpu {vcpu_id:u} reason {exit_reason:@exit_reason}" + _EXIT_TAIL,
-            "reason {exit_reason:@exit_reason} rip 0x{guest_rip:x} info {info1:x} {info2:x}",
-            "vcpu {vcpu_id:u} reason {exit_reason:@exit_reason} rip 0x{guest_rip:x} info {info1:x} {info2:x}",
-            "reason {exit_reason:@exit_reason} rip 0x{guest_rip:x}",
+            "vcpu {vcpu_id:u} reason {exit_reason,isa:@exit_reason}" + _EXIT_TAIL,
+            "reason {exit_reason,isa:@exit_reason} rip 0x{guest_rip:x} info {info1:x} {info2:x}",
+            "vcpu {vcpu_id:u} reason {exit_reason,isa:@exit_reason} rip 0x{guest_rip:x} info {info1:x} {info2:x}",
+            "reason {exit_reason,isa:@exit_reason} rip 0x{guest_rip:x}",
         ),
     ),
     Tracepoint(
@@ -81,7 +81,7 @@ KVM_CORE: tuple[Tracepoint, ...] = (
         layouts=(
             "reason restart ({errno:-u})",
             "reason error ({errno:-u})",
-            "reason {-:w} ({reason:u}){errno=0}",
+            "reason {-:s} ({reason:u}){errno=0}",
         ),
     ),
     Tracepoint(
@@ -237,8 +237,8 @@ KVM_CORE: tuple[Tracepoint, ...] = (
         ),
         context=Context.VCPU,
         layouts=(
-            "{csbase:x}:{rip:x}:{insn:b} ({flags:real=0|vm16=3|prot16=1|prot32=5|prot64=9}){failed? failed}",
-            "{csbase:x}:{rip:x}: {insn:b}{failed? FAIL}",
+            "{csbase:x}:{rip:x}:{insn,len:b} ({flags:real=0|vm16=3|prot16=1|prot32=5|prot64=9}){failed? failed}",
+            "{csbase:x}:{rip:x}: {insn,len:b}{failed? FAIL}",
         ),
     ),
     Tracepoint(

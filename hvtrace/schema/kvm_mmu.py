@@ -285,7 +285,7 @@ KVM_MMU: tuple[Tracepoint, ...] = (
         context=Context.VCPU,
         vcpu_field="vcpu_id",
         layouts=(
-            "vcpu {vcpu_id:d} gva {cr2_or_gpa:x} error_code {-:w} sptep {sptep:X} old {old_spte:X}"
+            "vcpu {vcpu_id:d} gva {cr2_or_gpa:x} error_code {-:s} sptep {sptep:X} old {old_spte:X}"
             " new {new_spte:x} spurious {-:d} fixed {-:d}",
         ),
     ),

@@ -71,6 +71,7 @@ SCHED: tuple[Tracepoint, ...] = (
         ),
         context=Context.NONE,
         older=("tracing_mark_write",),
-        layouts=("{buf:s}",),
+        # trace-cmd prints the writing function first; ftrace prints it where the tracepoint's name stands.
+        layouts=("tracing_mark_write: {buf:s}", "ip=tracing_mark_write buf={buf:s}", "{buf:s}"),
     ),
 )

@@ -1,0 +1,295 @@
+"""One block of whole lines → event tables and what else the lines say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from hvtrace.parsers.text.cursor import I64, Text
+from hvtrace.parsers.text.events import EventReader, Rows
+from hvtrace.parsers.text.interner import Interner, mix
+from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
+from hvtrace.parsers.text.strings import string_column
+from hvtrace.schema.arrow import DICTIONARY
+from hvtrace.schema.registry import BY_NAME
+
+__all__ = ["Block", "BlockReader", "LostLine", "Stamps"]
+
+_NEWLINE, _SPACE, _RETURN = 0x0A, 0x20, 0x0D
+#: What tracers print for a thread whose name they do not know.
+_UNKNOWN_COMM = "<...>"
+#: Columns of a tracepoint that is not declared: its text as it is.
+TEXT_SCHEMA = pa.schema([pa.field("text", DICTIONARY)])
+
+#: Lines that are no events and yet understood: comments, headers, call chains, the report's own lines.
+_KNOWN_LINES = (
+    r"^(#.*|cpus=\d+|version = .*|\s*|\t.*|\s+[0-9a-f]{8,16} .*|trace\.dat.*: *|\[\w*.*\] *file:.*|=+>.*)$"
+)
+_LOST_LINE = r"CPU:(\d+) \[(?:LOST )?(\d*) ?EVENTS(?: DROPPED)?\]"
+_WRITTEN = r"entries-in-buffer/entries-written: (\d+)/(\d+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """How the recording's time stamps are written.
+
+    `ticks`: whole numbers are ticks of the clock. Otherwise stamps are seconds with a fraction, and a whole number is
+    so many times `whole_ns` (trace-cmd prints the first second that way).
+    """
+
+    ticks: bool
+    whole_ns: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LostLine:
+    """`CPU:1 [LOST 20 EVENTS]`, and that CPU's stamps before and after it, where this block has them."""
+
+    cpu: int
+    count: int | None
+    after_ns: int | None
+    before_ns: int | None
+
+
+@dataclass(slots=True)
+class Block:
+    """What one block of lines holds. `tables` as in a Window; `samples` are lines not understood."""
+
+    lines: int
+    tables: dict[str, pa.RecordBatch] = field(default_factory=dict)
+    events: int = 0
+    first_ns: int | None = None
+    #: Last stamp of each CPU.
+    last_ns: dict[int, int] = field(default_factory=dict)
+    #: First stamp of each CPU.
+    start_ns: dict[int, int] = field(default_factory=dict)
+    lost: list[LostLine] = field(default_factory=list)
+    #: (entries in the buffer, entries written) from the header, if it is in this block.
+    written: tuple[int, int] | None = None
+    comms: dict[int, str] = field(default_factory=dict)
+    tgids: dict[int, int] = field(default_factory=dict)
+    headers: list[str] = field(default_factory=list)
+    not_understood: int = 0
+    samples: list[str] = field(default_factory=list)
+
+
+def line_ends(text: Text) -> tuple[I64, I64, I64]:
+    """Where lines start, where they end, and where their last character that is not blank ends."""
+    breaks = np.flatnonzero(text.bytes[: text.size] == _NEWLINE)
+    if text.size and text.bytes[text.size - 1] != _NEWLINE:
+        breaks = np.append(breaks, text.size)
+    start = np.empty_like(breaks)
+    if len(start):
+        start[0] = 0
+        start[1:] = breaks[:-1] + 1
+    end = breaks.copy()
+    rows = np.arange(len(end))
+    while len(rows):
+        last = text.bytes[np.maximum(end[rows] - 1, 0)]
+        rows = rows[((last == _SPACE) | (last == _RETURN)) & (end[rows] > start[rows])]
+        end[rows] -= 1
+    return start, breaks, end
+
+
+class BlockReader:
+    """Reads blocks of one recording. It remembers names and layouts; not for several threads at once."""
+
+    #: Samples of a kind of line that one block gives at most.
+    SAMPLES = 20
+
+    def __init__(self, dialect: Dialect, stamps: Stamps) -> None:
+        self.dialect = dialect
+        self.stamps = stamps
+        self._readers: dict[str, EventReader] = {}
+        self._comm_codes, self._comms = Interner(), list[str]()
+        self._name_codes, self._names = Interner(), list[str]()
+        self._threads = Interner()
+        self._groups = Interner()
+
+    def read(self, data: bytes, isa: int | None = None) -> Block:
+        """Read a block of whole lines; `isa` is the host's instruction set (1 VMX, 2 SVM) where it is known."""
+        text = Text(data)
+        start, _, end = line_ends(text)
+        block = Block(lines=len(start))
+        lines, others = split(text, start, end, self.dialect)
+        ts = self._stamps(lines)
+        if len(lines.line):
+            lines, ts = self._in_order(lines, ts)
+            self._tables(block, text, lines, ts, isa)
+        if len(others):
+            self._others(block, text, others, start, end, lines, ts)
+        return block
+
+    def _stamps(self, lines: Lines) -> I64:
+        """Stamps in ns (ticks where the clock counts ticks)."""
+        whole = lines.whole.view(np.int64)
+        if self.stamps.ticks:
+            return whole
+        scale = _TEN_TO[9 - lines.fraction_digits]
+        exact = whole * 1_000_000_000 + lines.fraction.view(np.int64) * scale
+        return np.where(lines.fraction_digits > 0, exact, whole * self.stamps.whole_ns)
+
+    def _in_order(self, lines: Lines, ts: I64) -> tuple[Lines, I64]:
+        if len(ts) < 2 or bool((ts[1:] >= ts[:-1]).all()):
+            return lines, ts
+        order = np.argsort(ts, kind="stable")
+        return lines.take(order), ts[order]
+
+    def _tables(self, block: Block, text: Text, lines: Lines, ts: I64, isa: int | None) -> None:
+        self._forget()
+        comm = interned(self._comm_codes, self._comms, text, lines.comm, lines.comm_start, lines.comm_end)
+        name = interned(self._name_codes, self._names, text, lines.name, lines.name_start, lines.name_end)
+        self._thread_names(block, lines, comm)
+        self._cpu_stamps(block, lines, ts)
+        comms = pa.array(self._comms, type=pa.string())
+        unknown = np.array([c == _UNKNOWN_COMM for c in self._comms], dtype=np.bool_)[comm]
+        has_unknown = bool(unknown.any())
+        order = np.argsort(name.astype(np.uint16) if len(self._names) < 1 << 16 else name, kind="stable")
+        counts = np.bincount(name, minlength=len(self._names))
+        batches: dict[str, list[tuple[I64, Rows]]] = {}
+        at = 0
+        for code in np.flatnonzero(counts).tolist():
+            rows = order[at : at + counts[code]]
+            at += counts[code]
+            title, read = self._event(block, text, lines, rows, self._names[code], isa)
+            batches.setdefault(title, []).append((rows, read))
+        for title, parts in batches.items():
+            rows = parts[0][0] if len(parts) == 1 else np.concatenate([r for r, _ in parts])
+            columns = parts[0][1].columns
+            if len(parts) > 1:
+                rows, columns = _put_together(rows, [read.columns for _, read in parts])
+            cpu = lines.cpu[rows]
+            no_cpu = (cpu < 0) | (cpu > 0xFFFF)
+            common = [
+                pa.array(rows.astype(np.uint64)),
+                pa.array(ts[rows]),
+                pa.array(cpu.astype(np.uint16), mask=no_cpu if no_cpu.any() else None),
+                pa.array(lines.tid[rows].astype(np.int32)),
+                pa.DictionaryArray.from_arrays(
+                    pa.array(comm[rows], mask=unknown[rows] if has_unknown else None), comms
+                ),
+            ]
+            schema = pa.schema([*_COMMON, *parts[0][1].schema])
+            block.tables[title] = pa.RecordBatch.from_arrays([*common, *columns], schema=schema)
+        block.events = len(lines.line)
+        block.first_ns = int(ts[0])
+
+    def _event(
+        self, block: Block, text: Text, lines: Lines, rows: I64, name: str, isa: int | None
+    ) -> tuple[str, Rows]:
+        """The table's name and columns for the lines of one event name."""
+        start, end = lines.start[rows], lines.end[rows]
+        tracepoint = BY_NAME.get(name)
+        if tracepoint is None:
+            column = string_column(text, start, end).dictionary_encode().cast(DICTIONARY)
+            return name, Rows([column], TEXT_SCHEMA, np.ones(len(rows), dtype=np.bool_))
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = EventReader(tracepoint)
+        read = reader.read(text, start, end, isa)
+        if not read.understood.all():
+            wrong = np.flatnonzero(~read.understood)
+            block.not_understood += len(wrong)
+            for row in wrong[: self.SAMPLES].tolist():
+                line = rows[row]
+                said = text.slice(int(start[row]), int(end[row])).decode("utf-8", "replace")
+                block.samples.append(f"{int(lines.line[line])}\0{name}: {said}")
+        return tracepoint.name, read
+
+    def _forget(self) -> None:
+        """Keep what is remembered of names within bounds."""
+        if self._comm_codes.trim():
+            self._comms.clear()
+        if self._name_codes.trim():
+            self._names.clear()
+        self._threads.trim()
+        self._groups.trim()
+
+    def _thread_names(self, block: Block, lines: Lines, comm: npt.NDArray[np.int32]) -> None:
+        tid = lines.tid.view(np.uint64)
+        _, fresh = self._threads.codes(mix(tid, comm.astype(np.uint64)))
+        for row in fresh.tolist():
+            if (known := self._comms[comm[row]]) != _UNKNOWN_COMM:
+                block.comms[int(lines.tid[row])] = known
+        grouped = np.flatnonzero(lines.tgid >= 0)
+        if len(grouped):
+            _, fresh = self._groups.codes(mix(tid[grouped], lines.tgid[grouped].view(np.uint64)))
+            for row in grouped[fresh].tolist():
+                block.tgids[int(lines.tid[row])] = int(lines.tgid[row])
+
+    def _cpu_stamps(self, block: Block, lines: Lines, ts: I64) -> None:
+        cpus, first = _few(lines.cpu) or np.unique(lines.cpu, return_index=True)
+        reverse = lines.cpu[::-1]
+        for cpu, row in zip(cpus.tolist(), first.tolist(), strict=True):
+            block.start_ns[cpu] = int(ts[row])
+            block.last_ns[cpu] = int(ts[len(ts) - 1 - int(np.argmax(reverse == cpu))])
+
+    def _others(
+        self, block: Block, text: Text, others: I64, start: I64, end: I64, lines: Lines, ts: I64
+    ) -> None:
+        """Lines that are no events: headers, losses, and what is not understood."""
+        said = pl.Series(string_column(text, start[others], end[others]), dtype=pl.String)
+        written = said.str.extract_groups(_WRITTEN).struct.unnest().drop_nulls()
+        if written.height:
+            block.written = (_number(written[0, 0]), _number(written[0, 1]))
+        block.headers = said.filter(said.str.starts_with("#")).head(100).to_list()
+        lost = said.str.extract_groups(_LOST_LINE).struct.unnest()
+        is_lost = lost.to_series(0).is_not_null()
+        for row in np.flatnonzero(is_lost.to_numpy()).tolist():
+            cpu, count = lost.row(row)
+            block.lost.append(
+                self._lost(_number(cpu), _number(count) if count else None, int(others[row]), lines, ts)
+            )
+        strange = ~(is_lost | said.str.contains(_KNOWN_LINES))
+        block.not_understood += int(strange.sum())
+        for row in np.flatnonzero(strange.to_numpy())[: self.SAMPLES].tolist():
+            block.samples.append(f"{int(others[row])}\0{said[row]}")
+
+    def _lost(self, cpu: int, count: int | None, line: int, lines: Lines, ts: I64) -> LostLine:
+        of_cpu = np.flatnonzero(lines.cpu == cpu)
+        before = of_cpu[lines.line[of_cpu] < line]
+        after = of_cpu[lines.line[of_cpu] > line]
+        return LostLine(
+            cpu,
+            count,
+            int(ts[before].max()) if len(before) else None,
+            int(ts[after].min()) if len(after) else None,
+        )
+
+
+_TEN_TO = np.array([10**i for i in range(10)], dtype=np.int64)
+_COMMON = (
+    pa.field("seq", pa.uint64()),
+    pa.field("ts_ns", pa.int64()),
+    pa.field("cpu", pa.uint16()),
+    pa.field("tid", pa.int32()),
+    pa.field("comm", DICTIONARY),
+)
+
+
+def _number(digits: str | None) -> int:
+    """A number of the text, cut to what fits 63 bits."""
+    return min(int((digits or "0")[:19]), (1 << 63) - 1)
+
+
+def _few(cpu: I64) -> tuple[I64, I64] | None:
+    """Distinct CPU numbers and the first row of each, where they are small; None where they are not."""
+    if not len(cpu) or int(cpu.max()) > 4096:
+        return None
+    counts = np.bincount(cpu + 1)
+    cpus = np.flatnonzero(counts) - 1
+    return cpus, np.array([int(np.argmax(cpu == c)) for c in cpus], dtype=np.int64)
+
+
+def _put_together(rows: I64, parts: list[list[pa.Array]]) -> tuple[I64, list[pa.Array]]:
+    """Columns of one table that came under several names, in the order of their rows."""
+    order = np.argsort(rows, kind="stable")
+    columns = []
+    for pieces in zip(*parts, strict=True):
+        column = pa.chunked_array(list(pieces)).unify_dictionaries().combine_chunks()
+        columns.append(column.take(pa.array(order)))
+    return rows[order], columns

@@ -1,0 +1,231 @@
+"""A text recording: blocks of whole lines, read one after the other, each a window."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+from hvtrace.errors import InputError
+from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
+from hvtrace.parsers.text.block import Block, BlockReader, Stamps
+from hvtrace.parsers.text.sniff import dialect_of, sniff_text, stamps_of
+
+__all__ = ["StreamFactory", "TextRecording", "open_text"]
+
+#: Gives a new stream of the recording's decompressed bytes, from the start, each time it is called.
+StreamFactory = Callable[[], BinaryIO]
+
+#: Bytes of text in one window.
+BLOCK = 16 << 20
+#: A line longer than this is cut into pieces.
+LONGEST_LINE = 1 << 20
+#: Bytes looked at to tell what the text is.
+HEAD = 1 << 16
+
+#: Comments of perf script --header: their label, and the fact's name.
+_HEADER_FACTS = {
+    "os release": "kernel",
+    "hostname": "hostname",
+    "perf version": "perf version",
+    "cmdline": "cmdline",
+}
+
+
+def open_text(path: str | os.PathLike[str], stream_factory: StreamFactory) -> TextRecording:
+    """Open the text of ftrace, trace-cmd report or perf script.
+
+    `stream_factory` gives a new stream of its decompressed bytes each time. Raises InputError where the text is
+    none of these.
+    """
+    with stream_factory() as stream:
+        head = stream.read(HEAD)
+    kind = sniff_text(head)
+    if kind is None:
+        first = head.split(b"\n", 1)[0][:80].decode("utf-8", "replace")
+        raise InputError(path, f"no event was found in this text; it begins with {first!r}")
+    return TextRecording(path, kind, stream_factory, head)
+
+
+def _blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """The stream in blocks of about `size` bytes, cut at line ends (an endless line is cut anywhere)."""
+    rest = b""
+    while data := stream.read(size):
+        data = rest + data if rest else data
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) < max(LONGEST_LINE, size):
+            rest = data
+            continue
+        cut = cut or len(data)
+        rest = data[cut:]
+        yield data[:cut]
+    if rest:
+        yield rest
+
+
+class TextRecording:
+    """Implements `hvtrace.parsers.recording.Recording`."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], kind: str, stream_factory: StreamFactory, head: bytes
+    ) -> None:
+        self._open = stream_factory
+        self._dialect = dialect_of(kind)
+        self._stamps = self._tell_stamps(kind, head)
+        self.source = Source(os.fspath(path), os.stat(path).st_size if os.path.exists(path) else 0, kind)
+        self.clock = Clock("unknown", "ticks" if self._stamps.ticks else "ns")
+        self.kernel: str | None = None
+        self.facts: dict[str, str] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self.threads = Threads()
+        self.damage: list[Damage] = []
+        self.not_understood = NotUnderstood()
+
+    def _tell_stamps(self, kind: str, head: bytes) -> Stamps:
+        stamps = stamps_of(head, kind)
+        if stamps is not None:
+            return stamps
+        with self._open() as stream:
+            for block in _blocks(stream, 1 << 20):
+                if (stamps := stamps_of(block, kind)) is not None:
+                    return stamps
+        return Stamps(ticks=True)
+
+    def close(self) -> None:
+        """Nothing is held open between iterations."""
+
+    def windows(self, progress: Progress | None = None) -> Iterator[Window]:
+        """Yield one window a block. Raises InputError where no line at all is an event."""
+        self._clear()
+        joints = _Joints()
+        line, offset, events = 0, 0, 0
+        with self._open() as stream:
+            for size, block in self._read(stream):
+                self._note(block, line)
+                line += block.lines
+                offset += size
+                events += block.events
+                window = joints.window(block)
+                if progress is not None:
+                    progress(offset)
+                if window is not None:
+                    yield window
+            fault = getattr(getattr(stream, "raw", None), "fault", None)
+            if fault:
+                self.damage.append(Damage(offset, str(fault)))
+        last = joints.last()
+        if last is not None:
+            yield last
+        if not events:
+            sample = self.not_understood.samples[0] if self.not_understood.samples else "an empty file"
+            raise InputError(self.source.path, f"no event was found in this text ({sample})")
+
+    def _read(self, stream: BinaryIO) -> Iterator[tuple[int, Block]]:
+        """Blocks in their order; one is read while the one before it is taken up."""
+        reader = BlockReader(self._dialect, self._stamps)
+        isa: int | None = None
+
+        def read(data: bytes) -> Block:
+            nonlocal isa
+            block = reader.read(data, isa)
+            isa = isa or _isa_of(block)
+            return block
+
+        with ThreadPoolExecutor(1) as pool:
+            pending: deque[tuple[int, Future[Block]]] = deque()
+            try:
+                for data in _blocks(stream, BLOCK):
+                    pending.append((len(data), pool.submit(read, data)))
+                    if len(pending) > 1:
+                        size, block = pending.popleft()
+                        yield size, block.result()
+                while pending:
+                    size, block = pending.popleft()
+                    yield size, block.result()
+            finally:
+                for _, future in pending:
+                    future.cancel()
+
+    def _note(self, block: Block, line: int) -> None:
+        """Keep what a block says of threads, of the recording, and of what was not understood."""
+        self.threads.comms.update(block.comms)
+        self.threads.tgids.update(block.tgids)
+        for header in block.headers:
+            self._header(header)
+        shown = 0
+        for sample in block.samples:
+            number, _, said = sample.partition("\0")
+            if len(self.not_understood.samples) < NotUnderstood.MAX_SAMPLES:
+                self.not_understood.add(f"line {line + int(number) + 1}: {said}")
+                shown += 1
+        self.not_understood.count += block.not_understood - shown
+
+    def _header(self, header: str) -> None:
+        said = header.lstrip("#").strip()
+        if said.startswith("tracer:"):
+            self.facts["tracer"] = said.removeprefix("tracer:").strip()
+            return
+        label, colon, value = said.partition(" : ")
+        fact = _HEADER_FACTS.get(label.strip())
+        if not colon or fact is None:
+            return
+        if fact == "kernel":
+            self.kernel = value.strip()
+        else:
+            self.facts[fact] = value.strip()
+
+
+def _isa_of(block: Block) -> int | None:
+    """The instruction set that a block's exits name."""
+    exits = block.tables.get("kvm_exit")
+    if exits is None:
+        return None
+    isa = exits.column("isa").drop_null()
+    return int(isa[0].as_py()) if len(isa) else None
+
+
+class _Joints:
+    """Losses across the joints of blocks: their ends may lie in other blocks."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}
+        self._open: list[tuple[int, int | None, int | None]] = []
+        self._start: int | None = None
+        self._written: tuple[int, int] | None = None
+
+    def window(self, block: Block) -> Window | None:
+        """The window of a block, with the losses now known from both ends."""
+        lost: list[Lost] = []
+        still = []
+        for cpu, count, since in self._open:
+            if cpu in block.start_ns:
+                lost.append(Lost(cpu, since, block.start_ns[cpu], count))
+            else:
+                still.append((cpu, count, since))
+        self._open = still
+        self._written = self._written or block.written
+        if self._written is not None and block.first_ns is not None:
+            in_buffer, written = self._written
+            if written > in_buffer:
+                lost.insert(0, Lost(None, None, block.first_ns, written - in_buffer))
+            self._written = (0, 0)
+        for line in block.lost:
+            since = self._last.get(line.cpu) if line.after_ns is None else line.after_ns
+            if line.before_ns is None:
+                self._open.append((line.cpu, line.count, since))
+            else:
+                lost.append(Lost(line.cpu, since, line.before_ns, line.count))
+        self._last.update(block.last_ns)
+        if not block.events and not lost:
+            return None
+        return Window(block.tables, block.events, lost)
+
+    def last(self) -> Window | None:
+        """Losses that were open when the recording ended."""
+        if not self._open:
+            return None
+        return Window({}, 0, [Lost(cpu, since, None, count) for cpu, count, since in self._open])
