@@ -59,14 +59,6 @@ def read_header(source: Mapped) -> Header:
     return header
 
 
-def scale_of(tsc_khz: int) -> Tsc2Nsec:
-    """Multiplier (below 2**32) and shift that turn ticks of a TSC of `tsc_khz` into ns."""
-    shift = 32
-    while (mult := round((1_000_000 << shift) / tsc_khz)) >= 1 << 32:
-        shift -= 1
-    return Tsc2Nsec(mult, shift)
-
-
 @dataclass(slots=True)
 class Pending:
     """Events of one CPU stream that are decoded but not yet handed over."""
@@ -116,10 +108,10 @@ class TraceDat:
         clocks = {b.clock for b in header.buffers if b.clock} or {header.clock or "local"}
         if len(clocks) > 1:
             header.damage.append(Damage(0, f"buffers use several clocks: {', '.join(sorted(clocks))}"))
-        self._scale = header.tsc2nsec
+        self._scale: Tsc2Nsec | int | None = header.tsc2nsec
         name = sorted(clocks)[0] if None in clocks or header.clock not in clocks else str(header.clock)
         if name == "x86-tsc" and self._scale is None and tsc_khz:
-            self._scale = scale_of(tsc_khz)
+            self._scale = tsc_khz
         if name == "tsc2nsec" or (name == "x86-tsc" and self._scale):
             self.clock = Clock(name, "ns", raw=self._scale is not None)
         else:
@@ -255,9 +247,12 @@ class TraceDat:
         return window
 
     def _ns(self, raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """Stamps in ns: (ticks * mult) >> shift without overflow of 64 bits, plus the date offset."""
+        """Stamps in ns: ticks scaled without overflow of 64 bits, plus the date offset."""
         ns = raw
-        if self._scale is not None:
+        if isinstance(self._scale, int):
+            khz = np.uint64(self._scale)
+            ns = raw // khz * np.uint64(1_000_000) + raw % khz * np.uint64(1_000_000) // khz
+        elif self._scale is not None:
             mult, shift = np.uint64(self._scale.mult), self._scale.shift
             # 128-bit product in two halves; ns itself wraps at 64 bits, as trace-cmd's does.
             low = (raw & np.uint64(0xFFFFFFFF)) * mult
