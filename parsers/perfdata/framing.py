@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS
+from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS, SAMPLE
 
 __all__ = ["BLOCK", "CompressedError", "Frames", "Framer", "kinds_of", "sizes_of"]
 
@@ -31,6 +31,8 @@ CHAIN = 5
 MAX_BREAKS = 1000
 
 LOW = np.uint64(0xFFFFFFFF)
+#: The type of a header word, and the bits of the size that are 0.
+SAMPLE_BITS = np.uint64(7 << 48 | 0xFFFFFFFF)
 _TRAILING = {r.number: r.trailing for r in RECORDS if r.trailing}
 _PACKED = (COMPRESSED, COMPRESSED2)
 
@@ -124,20 +126,30 @@ class Framer:
         ends = starts.copy()
         live = np.flatnonzero((starts >= 0) & (starts < limits))
         at, limit = starts[live], limits[live]
-        parts: list[Index] = []
+        counts = np.zeros(len(starts), np.int64)
+        steps: list[Index] = []
+        alive: list[Index] = []
         longs, shift = self.longs, np.uint64(51)
         while live.size:
-            parts.append(at)
+            steps.append(at)
+            alive.append(live)
             step = (longs.take(at) >> shift).view(np.int64)
             at = at + np.maximum(step, 1)
             on = at < limit
             if not on.all():
-                done = ~on
-                ends[live[done]] = at[done]
+                done = np.flatnonzero(~on)
+                gone = live[done]
+                ends[gone], counts[gone] = at[done], len(steps)
+                on = np.flatnonzero(on)
                 live, at, limit = live[on], at[on], limit[on]
-        if not parts:
-            return np.empty(0, np.int64), ends
-        return np.sort(np.concatenate(parts)), ends
+        out = np.empty(int(counts.sum()), np.int64)
+        base = np.cumsum(counts) - counts
+        where, last = base, None
+        for n, (at, live) in enumerate(zip(steps, alive, strict=True)):
+            if live is not last:
+                where, last = base[live], live
+            out[where + n] = at
+        return out, ends
 
     def _clean(self, at: Index, head: Longs, bounds: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which blocks hold nothing but whole records that tell where the next one is."""
@@ -155,10 +167,10 @@ class Framer:
         """A likely first record at or after each bound, -1 where none is near."""
         starts = np.full(len(bounds), -1, np.int64)
         todo = np.arange(len(bounds))
-        for reach, rows in ((NEAR, len(bounds)), (BLOCK, 256)):
+        for reach, rows, look in ((NEAR, len(bounds), self._samples), (BLOCK, 256, self._likely)):
             for part in np.split(todo, range(rows, len(todo), rows)):
                 places = bounds[part, None] + np.arange(reach)
-                row, column = np.nonzero(self._likely(places, stop) & (places < limits[part, None]))
+                row, column = np.nonzero(look(places, stop) & (places < limits[part, None]))
                 chained = self._chained(places[row, column], stop)
                 row, column = row[chained], column[chained]
                 row, first = np.unique(row, return_index=True)
@@ -168,6 +180,10 @@ class Framer:
             if len(todo) <= len(bounds) // 8:
                 break
         return starts
+
+    def _samples(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
+        """Which places look like the header of a sample: most records are."""
+        return (self.longs.take(places, mode="clip") & SAMPLE_BITS) == np.uint64(SAMPLE)
 
     def _likely(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a record the kernel wrote."""

@@ -68,7 +68,8 @@ class _Builder:
         self._stretch = Stretch(0, 0, 0)
         self.index = Index(Framer(area.longs, self._broken))
         self._parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []
-        #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of its last sample so far, 0 none.
+        self._before: Frames | None = None
+        #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of a late sample of it so far, 0 none.
         self._process = np.zeros(MAX_TID, np.int32)
         self._last = np.zeros(MAX_CPUS, np.int64)
         #: Counts by CPU: reported when they occurred, and as a total at the end.
@@ -114,23 +115,22 @@ class _Builder:
         sample = kind == SAMPLE
         rest = np.flatnonzero(~sample)
         every = Frames(frames.at[sample], frames.head[sample]) if len(rest) else frames
-        samples = self._events.columns(self._area.longs, every)
-        if len(samples.ts):
-            self._blocks(frames.at, samples)
+        start, ts = self._events.stamps(self._area.longs, every)
+        if len(ts):
+            self._blocks(frames.at, start, ts)
             self._processes(every)
         if len(rest):
-            self._others(Frames(frames.at[rest], frames.head[rest]), kind[rest], samples)
-        if len(samples.ts):
-            self._last[samples.cpu] = samples.ts
+            self._others(Frames(frames.at[rest], frames.head[rest]), kind[rest], every)
+        self._before = every
 
-    def _blocks(self, at: Numbers, samples: Samples) -> None:
+    def _blocks(self, at: Numbers, start: Numbers, ts: Numbers) -> None:
         """Note each block that has samples, its first record and its least stamp."""
-        number = samples.start // BLOCK
+        number = start // BLOCK
         edges = np.flatnonzero(np.diff(number, prepend=-1))
         block = number[edges]
         first = at[np.searchsorted(at, block * BLOCK)]
         stop = np.full(len(block), self._stretch.stop)
-        self._parts.append((block, first, stop, np.minimum.reduceat(samples.ts, edges)))
+        self._parts.append((block, first, stop, np.minimum.reduceat(ts, edges)))
 
     def _processes(self, frames: Frames) -> None:
         """Take process and thread id of samples."""
@@ -138,6 +138,8 @@ class _Builder:
         for layout, part in self._events.by_layout(longs, frames):
             if "thread" in layout.place:
                 pair = longs.take(part.at + layout.place["thread"], mode="clip")
+                # Many samples of one thread stand together.
+                pair = pair[np.flatnonzero(np.diff(pair, prepend=~pair[:1]))]
                 self._pairs((pair & LOW).view(np.int64), (pair >> np.uint64(32)).view(np.int64))
 
     def _pairs(self, process: Numbers, thread: Numbers) -> None:
@@ -146,7 +148,7 @@ class _Builder:
             process, thread = process[good], thread[good]
         self._process[thread] = process + 1
 
-    def _others(self, frames: Frames, kinds: Numbers, samples: Samples) -> None:
+    def _others(self, frames: Frames, kinds: Numbers, samples: Frames) -> None:
         """Records that are no samples, by their type."""
         for number in np.unique(kinds).tolist():
             rows = np.flatnonzero(kinds == number)
@@ -219,7 +221,7 @@ class _Builder:
         rows = rows[rows[:, 2] < MAX_CPUS]
         self._events.set_cpus(rows[:, 0], rows[:, 2].astype(np.uint16))
 
-    def _losses(self, record: RecordType, frames: Frames, samples: Samples) -> None:
+    def _losses(self, record: RecordType, frames: Frames, every: Frames) -> None:
         """LOST as it happened, between the CPU's sample before it and the record; LOST_SAMPLES at the end: totals."""
         assert record.lost is not None
         count = self._long(frames, record.lost)
@@ -232,7 +234,10 @@ class _Builder:
         total = np.full(len(time), record.name == "LOST_SAMPLES") & ~(timed & (time > 0))
         # A total is written by the recorder, not on the CPU: its id tells where.
         where = np.where(known & ~total & (cpu < MAX_CPUS), cpu, np.where(named, by_id, -1))
-        since = self._before(frames.at, where, samples)
+        if self._before is not None:
+            before = self._events.columns(self._area.longs, self._before)
+            self._last[before.cpu] = before.ts
+        since = self._since(frames.at, where, self._events.columns(self._area.longs, every))
         keep = np.flatnonzero((record.name != "LOST_SAMPLES") | (misc & np.uint64(FILTERED) == 0))
         rows = (column[keep].tolist() for column in (count, time, where, total, since))
         for number, stamp, place, is_total, before in zip(*rows, strict=True):
@@ -244,7 +249,7 @@ class _Builder:
                 start = min(before, until) if until else before
                 self.index.lost.append(Lost(cpu_of, start or None, until, number))
 
-    def _before(self, at: Numbers, cpu: Numbers, samples: Samples) -> Numbers:
+    def _since(self, at: Numbers, cpu: Numbers, samples: Samples) -> Numbers:
         """Stamp of the CPU's last sample before each record at `at`, in the order of the file; 0 where none.
 
         A negative CPU stands for any.

@@ -97,8 +97,8 @@ class PerfData:
         tables = EventTables(self._header.events, self.not_understood, self._short_record, self._names())
         lost = list(index.lost)
         for merged in self._merged(area, index, progress):
-            window = tables.window(merged, names.column)
-            until = int(merged.ts[-1])
+            since, until = int(merged.ts[0]), int(merged.ts[-1])
+            window = tables.window(merged, names.between(since, until))
             passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
             window.lost, lost = lost[:passed], lost[passed:]
             yield window

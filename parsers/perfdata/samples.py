@@ -137,6 +137,19 @@ class Events:
         kind = np.where(owner < 0, 0, self._end.take(owner))
         return [(end, rows[kind == n]) for n, end in enumerate(self._ends)]
 
+    def stamps(self, longs: Longs, frames: Frames) -> tuple[Index, npt.NDArray[np.int64]]:
+        """Place and stamp of the samples that hold a tracepoint's record, whole or not, in file order."""
+        parts = [
+            (part.at, longs.take(part.at + layout.place["time"], mode="clip").view(np.int64))
+            for layout, part in self.by_layout(longs, frames)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        at = np.concatenate([np.empty(0, np.int64), *(p[0] for p in parts)])
+        ts = np.concatenate([np.empty(0, np.int64), *(p[1] for p in parts)])
+        order = np.argsort(at)
+        return at[order], ts[order]
+
     def columns(
         self,
         longs: Longs,

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hvtrace.parsers.tables import Names
+
 __all__ = ["MAX_TID", "Renames", "ThreadNames"]
 
 #: Thread ids are below this (PID_MAX_LIMIT, include/linux/threads.h).
@@ -17,6 +19,8 @@ MAX_TID = 1 << 22
 NAME_SIZE = 16
 #: Before every stamp.
 ALWAYS = -(1 << 63)
+#: Code of a name that is not known.
+UNKNOWN = -1
 #: What the idle task is called in every store.
 IDLE = "<idle>"
 
@@ -44,7 +48,7 @@ class Renames:
 
 
 class ThreadNames:
-    """Name of a thread at a time, looked up for whole columns.
+    """Names of threads in time, looked up for whole columns.
 
     A name holds from its COMM record on; what perf found when it started (stamp 0) holds from the beginning. A
     new thread has its parent's name. Before its first record a thread's name is not known.
@@ -77,39 +81,46 @@ class ThreadNames:
         self._set(history)
 
     def _set(self, history: dict[int, list[tuple[int, int]]]) -> None:
-        # Threads that keep one name are looked up by number alone: 1 + its code; others: -(1 + their rank).
-        self._slot = np.zeros(MAX_TID, np.int32)
-        times = sorted({time for since in history.values() for time, _ in since} | {ALWAYS})
-        self._times = np.array(times, np.int64)
-        rank_of = {time: n for n, time in enumerate(times)}
-        keys: list[int] = []
-        codes: list[int] = []
-        rank = 0
-        for tid, since in history.items():
-            if len(since) == 1 and since[0][0] == ALWAYS:
-                self._slot[tid] = 1 + since[0][1]
-                continue
-            self._slot[tid] = -1 - rank
-            if since[0][0] != ALWAYS:
-                since = [(ALWAYS, -1), *since]
-            keys += [rank * len(times) + rank_of[time] for time, _ in since]
-            codes += [code for _, code in since]
-            rank += 1
-        self._keys, self._codes = np.array(keys, np.int64), np.array(codes, np.int32)
+        changes = sorted((time, tid, code) for tid, since in history.items() for time, code in since)
+        self._time = np.array([time for time, _, _ in changes], np.int64)
+        self._tid = np.array([tid for _, tid, _ in changes], np.int64)
+        self._code = np.array([code for _, _, code in changes], np.int32)
+        #: By thread id: the code of its name now, UNKNOWN, or -2 - its rank among those that change soon. The
+        #: last stands for what is no thread id.
+        self._now = np.full(MAX_TID + 1, UNKNOWN, np.int32)
+        self._done = 0
 
-    def column(self, tid: npt.NDArray[np.int32], ts: npt.NDArray[np.int64]) -> pa.DictionaryArray:
-        """Names of threads `tid` at times `ts`, null where unknown."""
-        slot = self._slot.take(tid, mode="clip")
-        outside = (tid < 0) | (tid >= MAX_TID)
-        if outside.any():
-            slot[outside] = 0
-        codes = slot - np.int32(1)
-        changing = np.flatnonzero(slot < 0)
-        if len(changing):
-            rank = -1 - slot[changing].astype(np.int64)
-            time = np.searchsorted(self._times, ts[changing], "right") - 1
-            keys = rank * len(self._times) + time
-            codes[changing] = self._codes[np.searchsorted(self._keys, keys, "right") - 1]
-        unknown = codes < 0
-        indices = pa.array(codes, mask=unknown if unknown.any() else None)
-        return pa.DictionaryArray.from_arrays(indices, self._names)
+    def between(self, first: int, last: int) -> Names:
+        """Return the look-up for times from `first` to `last`; each call's times are later than those before."""
+        start = int(np.searchsorted(self._time, first, "right"))
+        stop = int(np.searchsorted(self._time, last, "right"))
+        self._now[self._tid[self._done : start]] = self._code[self._done : start]
+        self._done = start
+        if start == stop:
+            return self._constant
+        # These change their names within these times: a name is found by thread and number of changes before.
+        times, own = self._time[start:stop], self._tid[start:stop]
+        threads, rank = np.unique(own, return_inverse=True)
+        span = len(times) + 1
+        keys = np.concatenate([np.arange(len(threads)) * span, rank * span + np.arange(1, span)])
+        codes = np.concatenate([self._now[threads], self._code[start:stop]])
+        order = np.argsort(keys)
+        keys, codes = keys[order], codes[order]
+        self._now[threads] = -2 - np.arange(len(threads), dtype=np.int32)
+
+        def changing(tid: npt.NDArray[np.int32], ts: npt.NDArray[np.int64]) -> pa.DictionaryArray:
+            now = self._now.take(tid.view(np.uint32), mode="clip")
+            rows = np.flatnonzero(now < UNKNOWN)
+            changes = np.searchsorted(times, ts[rows], "right")
+            key = (-2 - now[rows].astype(np.int64)) * span + changes
+            now[rows] = codes[np.searchsorted(keys, key, "right") - 1]
+            return self._array(now)
+
+        return changing
+
+    def _constant(self, tid: npt.NDArray[np.int32], ts: npt.NDArray[np.int64]) -> pa.DictionaryArray:
+        return self._array(self._now.take(tid.view(np.uint32), mode="clip"))
+
+    def _array(self, codes: npt.NDArray[np.int32]) -> pa.DictionaryArray:
+        unknown = codes < 0 if len(codes) and int(codes.min()) < 0 else None
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=unknown), self._names)
