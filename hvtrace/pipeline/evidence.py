@@ -47,8 +47,8 @@ class Evidence:
     #: thread → vCPU → seq of the first event in which it acted as that vCPU.
     acted: dict[int, dict[int, int]] = field(default_factory=dict)
     births: list[Birth] = field(default_factory=list)
-    #: thread → seq and vCPU of the last event in which it acted as a vCPU.
-    last: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: thread → seq of the last event that only a vCPU's own thread fires.
+    last: dict[int, int] = field(default_factory=dict)
     #: Threads that acted as more than one vCPU.
     shared: set[int] = field(default_factory=set)
 
@@ -64,14 +64,17 @@ class Evidence:
                 self.births.append(Birth(seq, since, tid, vcpu, online, offset))
         if not len(tids):
             return
-        for both, seq in _extremes((tids << 32) | vcpus, seqs)[0]:
+        for tid, seq in _extremes(tids, seqs)[1]:
+            self.last[tid] = seq + base
+        named = vcpus >= 0
+        if not named.any():
+            return
+        for both, seq in _extremes((tids[named] << 32) | vcpus[named], seqs[named])[0]:
             tid, vcpu = both >> 32, both & 0xFFFFFFFF
             known = self.acted.setdefault(tid, {})
             known.setdefault(vcpu, seq + base)
             if len(known) > 1:
                 self.shared.add(tid)
-        for tid, latest in _extremes(tids, (seqs << 20) | np.minimum(vcpus, (1 << 20) - 1))[1]:
-            self.last[tid] = ((latest >> 20) + base, latest & ((1 << 20) - 1))
 
     def _since(
         self, tid: int, seq: int, by_thread: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], base: int
@@ -81,7 +84,7 @@ class Evidence:
         row = int(np.searchsorted(seqs[start:stop], seq - base, "left"))
         if row:
             return int(seqs[start + row - 1]) + base + 1
-        return self.last[tid][0] + 1 if tid in self.last else 0
+        return self.last[tid] + 1 if tid in self.last else 0
 
 
 Pairs = list[tuple[int, int]]
@@ -116,17 +119,16 @@ def numpy_column(table: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
 
 
 def _acting(tables: Tables) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(tid, vcpu, seq) of every event that only the vCPU's own thread fires and that names the vCPU."""
+    """(tid, vcpu, seq) of every event that only a vCPU's own thread fires; vcpu −1 where it does not name it."""
     parts: list[tuple[npt.NDArray[np.int64], ...]] = []
     for name, table in tables.items():
         declared = BY_NAME.get(name)
-        if declared is None or declared.context is not Context.VCPU or declared.vcpu_field is None:
+        if declared is None or declared.context is not Context.VCPU:
             continue
-        vcpu = numpy_column(table, declared.vcpu_field)
         tid, seq = numpy_column(table, "tid"), numpy_column(table, "seq")
-        if table.column(declared.vcpu_field).null_count:
-            known = vcpu >= 0
-            tid, vcpu, seq = tid[known], vcpu[known], seq[known]
+        vcpu = (
+            np.full(len(tid), -1) if declared.vcpu_field is None else numpy_column(table, declared.vcpu_field)
+        )
         parts.append((tid, vcpu, seq))
     if not parts:
         empty = np.empty(0, np.int64)
