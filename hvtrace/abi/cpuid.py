@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hvtrace.abi.register import Gate
 
 __all__ = [
+    "ALWAYS",
     "BITS",
     "FEATURES",
     "FLAGS",
@@ -22,6 +23,8 @@ __all__ = [
     "NESTED",
     "RECOMMENDATIONS",
     "SYNDBG",
+    "VENDOR",
+    "VERSION",
     "Bit",
     "Flag",
     "Leaf",

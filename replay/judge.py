@@ -1,0 +1,124 @@
+"""The judge: asks the rules, counts their verdicts, folds repeated divergences.
+
+For each event of the tape one mark says whether some rule could have found it wrong; an obligation keeps the
+mark
+of the event that opened it, so that no event is counted twice.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.tape import text_of
+from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Unknown
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Coverage", "Judge"]
+
+
+class Coverage:
+    """Verdicts of one rule, counted."""
+
+    __slots__ = ("diverges", "holds", "unknown")
+
+    def __init__(self) -> None:
+        self.holds = 0
+        self.diverges = 0
+        self.unknown: defaultdict[Reason, int] = defaultdict(int)
+
+
+class Judge:
+    """Asks the rules of `rules` and keeps what they say.
+
+    `traced` are the tracepoints that were recorded. `lossy` is set while events are known to be lost: every
+    verdict is then unknown.
+    """
+
+    def __init__(self, rules: Iterable[Rule], traced: frozenset[str]) -> None:
+        self.rules: dict[Moment, tuple[Rule, ...]] = {}
+        self.coverage: dict[str, Coverage] = {}
+        for rule in rules:
+            for moment in rule.moments:
+                self.rules[moment] = (*self.rules.get(moment, ()), rule)
+            self.coverage[rule.code] = Coverage()
+        #: Rules that need a tracepoint which was not recorded.
+        self.blind = frozenset(code for code, needs in _needs(self.rules).items() if not needs <= traced)
+        self.judged: defaultdict[str, int] = defaultdict(int)
+        self.divergences: dict[tuple[str, int], Divergence] = {}
+        self.lossy = False
+
+    def ask(self, moment: Moment, subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
+        """Ask every rule of a moment about `subject`; True where one diverges.
+
+        `event` is what the verdict is about, `cell` its mark.
+        """
+        diverged = False
+        for rule in self.rules.get(moment, ()):
+            verdict = rule.check(subject)
+            if verdict is None:
+                continue
+            coverage = self.coverage[rule.code]
+            if rule.code in self.blind:
+                coverage.unknown[Reason.NOT_TRACED] += 1
+            elif isinstance(verdict, Unknown):
+                coverage.unknown[verdict.reason] += 1
+            elif self.lossy:
+                coverage.unknown[Reason.EVENTS_LOST] += 1
+            else:
+                self.mark(event, cell)
+                if isinstance(verdict, Holds):
+                    coverage.holds += 1
+                else:
+                    coverage.diverges += 1
+                    diverged = True
+                    self._report(rule, verdict, event, vcpu)
+        return diverged
+
+    def mark(self, event: Event, cell: list[bool]) -> None:
+        """Count an event as judged, once."""
+        if not cell[0]:
+            cell[0] = True
+            self.judged[event[2]] += 1
+
+    def _report(self, rule: Rule, verdict: Diverges, event: Event, vcpu: Vcpu) -> None:
+        key = (rule.code, vcpu.vm.number)
+        known = self.divergences.get(key)
+        if known is not None and known.seq <= event[0]:
+            known.count += 1
+            if event[0] > known.last_seq:
+                known.last_seq, known.last_ts_ns = event[0], event[1]
+            return
+        found = Divergence(
+            rule.code,
+            rule.name,
+            rule.severity,
+            event[0],
+            event[1],
+            vcpu.vm.number,
+            vcpu.number,
+            event[2],
+            verdict.expected,
+            verdict.observed,
+            verdict.message,
+            state=vcpu.describe(),
+            history=[text_of(past) for past in vcpu.history],
+            last_seq=event[0],
+            last_ts_ns=event[1],
+        )
+        if known is not None:
+            # An obligation opened earlier broke later than a value: the earlier event stands for both.
+            found.count += known.count
+            found.last_seq, found.last_ts_ns = max(
+                (known.last_seq, known.last_ts_ns), (found.last_seq, found.last_ts_ns)
+            )
+        self.divergences[key] = found
+
+
+def _needs(rules: dict[Moment, tuple[Rule, ...]]) -> dict[str, frozenset[str]]:
+    return {rule.code: frozenset(rule.needs) for asked in rules.values() for rule in asked}

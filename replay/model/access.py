@@ -1,0 +1,224 @@
+"""One access to a synthetic MSR: must it raise #GP, and what must a read return?
+
+kvm_hv_set_msr_common, kvm_hv_get_msr_common and their helpers in arch/x86/kvm/hyperv.c; the register rows
+are in
+`hvtrace.abi`. Each condition below answers True (the access must fault), False, or None (not known).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.cpuid import FEATURES, SYNDBG
+from hvtrace.abi.msr import DISPATCHED
+from hvtrace.abi.register import Gate, Group, Msr
+from hvtrace.replay.verdict import Reason
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Access", "Fault", "expected_fault", "legalise"]
+
+GUEST_OS_ID = 0x4000_0000
+HYPERCALL = 0x4000_0001
+EOI, ICR, TPR, ASSIST_PAGE = 0x4000_0070, 0x4000_0071, 0x4000_0072, 0x4000_0073
+SIEFP, SIMP, EOM = 0x4000_0082, 0x4000_0083, 0x4000_0084
+SINT0, SINT15 = 0x4000_0090, 0x4000_009F
+TSC_EMULATION_STATUS, TSC_INVARIANT_CONTROL = 0x4000_0108, 0x4000_0118
+PV_EOI_EN, MIGRATION_CONTROL = 0x4B56_4D04, 0x4B56_4D08
+
+#: KVM registers whose write cannot fail for want of memory, an APIC or scheduler statistics.
+PLAIN_KVM = frozenset({0x11, 0x12, 0x4B56_4D00, 0x4B56_4D01, 0x4B56_4D05})
+
+STIMER_DIRECT = Gate(FEATURES, "edx", 19)
+DEBUG_ALLOWED = Gate(SYNDBG, "eax", 1)
+SINT_MASKED, DIRECT = 1 << 16, 1 << 12
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Whether an access must raise #GP. `cause` is a word for the condition, `why` a clause for people."""
+
+    expected: bool | None
+    cause: str
+    why: str
+    reason: Reason = Reason.STATE_UNSEEN
+
+
+@dataclass(slots=True)
+class Access:
+    """A guest's access as the trace shows it, and what the model says of it.
+
+    `value` is what was written or read; `refused` whether it raised #GP. `before` is what a read must
+    return, or
+    what the register held before a write (None: not known); `origin` why, where that is not simply a write.
+    `effects` are the events of the vCPU's thread that belong to the access; `whole` is true where they were
+    all seen.
+    """
+
+    event: Event
+    cell: list[bool]
+    vcpu: Vcpu
+    index: int
+    row: Msr | None
+    write: bool
+    value: int
+    refused: bool
+    fault: Fault
+    before: int | None
+    effects: list[Event]
+    whole: bool
+    origin: str = ""
+    raced: bool = False
+    #: Enforcement decides it and is not known yet: it is judged later, for its fault alone.
+    kept: bool = False
+    late: bool = False
+
+    @property
+    def is_kvm(self) -> bool:
+        """One of KVM's own registers."""
+        return self.row is not None and self.row.group is Group.KVM
+
+    @property
+    def verb(self) -> str:
+        """The access as a noun."""
+        return "the write" if self.write else "the read"
+
+    @property
+    def why(self) -> Reason:
+        """Why the register's value is not known, where it is not."""
+        return self.vcpu.why
+
+    @property
+    def name(self) -> str:
+        """The register's name."""
+        return f"MSR 0x{self.index:x}" if self.row is None else self.row.name
+
+
+def legalise(row: Msr, value: int) -> int:
+    """What a read returns after `value` was accepted by a write: the bits the register keeps."""
+    return value & row.kept_mask
+
+
+def expected_fault(vcpu: Vcpu, row: Msr | None, index: int, write: bool, value: int) -> Fault:
+    """Decide whether an access by the guest must raise #GP."""
+    if row is None or not _exists(vcpu, row):
+        return _absent(vcpu, row, index)
+    conditions = _kvm(vcpu, row, write, value) if row.group is Group.KVM else _hyperv(vcpu, row, write, value)
+    open_ = None
+    for fault in conditions:
+        if fault.expected:
+            return fault
+        if fault.expected is None and open_ is None:
+            open_ = fault
+    return open_ or Fault(False, "", f"nothing forbids {'writing' if write else 'reading'} it")
+
+
+def _exists(vcpu: Vcpu, row: Msr) -> bool:
+    """Whether the kernel may have the register at all."""
+    if row.index == TSC_INVARIANT_CONTROL:
+        return vcpu.bench.profile.fact("invariant_control") is not False
+    if row.group is Group.SYNDBG:
+        return vcpu.bench.profile.fact("syndbg") is not False
+    return row.group is not Group.ABSENT
+
+
+def _absent(vcpu: Vcpu, row: Msr | None, index: int) -> Fault:
+    """A register KVM has not: refused, unless ignore_msrs makes unknown ones read 0."""
+    if any(low <= index <= high for low, high in DISPATCHED) and (row is None or row.dispatched):
+        return Fault(True, "absent", "KVM has no such register")
+    if vcpu.bench.ignore_msrs is None:
+        return Fault(None, "absent", "ignore_msrs is not known", Reason.PARAMETER_UNKNOWN)
+    if vcpu.bench.ignore_msrs:
+        return Fault(None, "absent", "ignore_msrs is set", Reason.PARAMETER_UNKNOWN)
+    return Fault(True, "absent", "KVM has no such register")
+
+
+def _kvm(vcpu: Vcpu, row: Msr, write: bool, value: int) -> list[Fault]:
+    """KVM's own registers: kvm_set_msr_common."""
+    if row.index == MIGRATION_CONTROL:
+        return [Fault(None, "filter", "served by userspace", Reason.PARAMETER_UNKNOWN)]
+    found: list[Fault] = []
+    offer = vcpu.bench.offer
+    if offer is None or offer.pv_enforced:
+        found.append(Fault(None, "gate", "PV CPUID may be enforced", Reason.PARAMETER_UNKNOWN))
+    if write:
+        if value & row.fault_mask:
+            found.append(Fault(True, "reserved", f"bits 0x{value & row.fault_mask:x} are reserved"))
+        elif row.index not in PLAIN_KVM:
+            found.append(Fault(None, "memory", "depends on guest memory and the APIC"))
+    return found
+
+
+def _hyperv(vcpu: Vcpu, row: Msr, write: bool, value: int) -> list[Fault]:
+    """Hyper-V's registers: Hyper-V offered, gate, access right, unit switched on, value."""
+    found: list[Fault] = []
+    exposure, profile = vcpu.vm.exposure, vcpu.bench.profile
+    needed = profile.fact("needs_cpuid")
+    if needed is not False and exposure.hyperv is not True:
+        sure = needed is True and exposure.hyperv is False
+        found.append(
+            Fault(True if sure else None, "disabled", "CPUID does not offer Hyper-V", Reason.CPUID_UNKNOWN)
+        )
+    if row.gate is not None:
+        found += _gate(vcpu, row.gate)
+    if not (row.access.writes if write else row.access.reads):
+        found.append(Fault(True, "access", f"the register is {_rights(row)}"))
+        return found
+    if row.group in (Group.SYNIC, Group.STIMER) and vcpu.synic is not True:
+        found.append(Fault(None if vcpu.synic is None else True, "inactive", "SynIC is not active", vcpu.why))
+    if row.group is Group.SYNDBG and (allowed := exposure.has(DEBUG_ALLOWED)) is not True:
+        known = allowed is False and profile.fact("syndbg") is True
+        found.append(
+            Fault(True if known else None, "syndbg", "the debugger is not allowed", Reason.CPUID_UNKNOWN)
+        )
+    if row.group is Group.APIC and vcpu.vm.has_apic is not True:
+        found.append(Fault(None, "apic", "the APIC may be in userspace", vcpu.why))
+    if write:
+        found += _value(vcpu, row, value)
+    return found
+
+
+def _rights(row: Msr) -> str:
+    return {"R": "read-only", "W": "write-only", "-": "absent"}.get(row.access.value, row.access.value)
+
+
+def _gate(vcpu: Vcpu, gate: Gate) -> list[Fault]:
+    """The CPUID bit, where CPUID is enforced: hv_check_msr_access."""
+    if vcpu.bench.profile.fact("enforces") is False:
+        return []
+    exposure = vcpu.vm.exposure
+    enforced, offered = exposure.conclude(), exposure.has(gate)
+    if enforced is False or offered is True:
+        return []
+    known = enforced is True and offered is False
+    why = f"CPUID {gate} is clear and CPUID is enforced"
+    return [Fault(True if known else None, "gate", why, Reason.CPUID_UNKNOWN)]
+
+
+def _value(vcpu: Vcpu, row: Msr, value: int) -> list[Fault]:
+    """What the value itself decides."""
+    index, profile = row.index, vcpu.bench.profile
+    reserved = value & row.fault_mask
+    if reserved:
+        fact = {EOI: "high_half_faults", TPR: "high_half_faults", ICR: "icr_reserved_faults"}.get(index)
+        faults = True if fact is None else profile.fact(fact)
+        return [Fault(faults, "reserved", f"bits 0x{reserved:x} are reserved", Reason.PARAMETER_UNKNOWN)]
+    if SINT0 <= index <= SINT15 and not value & SINT_MASKED and value & 0xFF < 16:
+        return [Fault(True, "vector", f"an unmasked source must not have vector {value & 0xFF}")]
+    if index == TSC_EMULATION_STATUS and value:
+        faults = profile.fact("status_zero_only")
+        return [Fault(faults, "reserved", "a guest may write 0 alone", Reason.PARAMETER_UNKNOWN)]
+    if index == TSC_INVARIANT_CONTROL and not value:
+        before = vcpu.vm.registers.get(index)
+        known = None if before is None else bool(before)
+        return [Fault(known, "reserved", "it cannot be cleared by the guest", vcpu.vm.why)]
+    if index in (HYPERCALL, ASSIST_PAGE, SIMP, SIEFP) and value & 1:
+        if index == HYPERCALL and vcpu.vm.registers.get(GUEST_OS_ID) == 0:
+            return []
+        return [Fault(None, "memory", "the page may be outside the guest's memory", vcpu.why)]
+    if row.group is Group.STIMER and not index & 1 and value & DIRECT:
+        return _gate(vcpu, STIMER_DIRECT)
+    return []

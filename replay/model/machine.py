@@ -1,0 +1,270 @@
+"""The virtual machine and its vCPUs as the model knows them: registers, timers, what is owed, the exit at
+hand.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.msr import MSRS, msr_name
+from hvtrace.abi.msr_synic import STIMERS
+from hvtrace.abi.register import Group, Kind, Scope
+from hvtrace.replay.model.access import PLAIN_KVM
+from hvtrace.replay.model.exposure import Exposure, Offer
+from hvtrace.replay.model.stimer import Stimer
+from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.rule import Moment
+from hvtrace.replay.verdict import Reason
+
+if TYPE_CHECKING:
+    from hvtrace.replay.judge import Judge
+    from hvtrace.replay.model.access import Access
+    from hvtrace.replay.model.clock import Reading
+    from hvtrace.replay.profile import Profile
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Bench", "UserspaceExit", "Vcpu", "Vm"]
+
+#: Events of a vCPU kept to show what led to a divergence.
+HISTORY = 10
+
+#: Registers userspace sets without an event: what is known of them ends where userspace may have been at
+#: work.
+SILENT_VM = tuple(m.index for m in MSRS if m.scope is Scope.VM and m.kind in (Kind.STORED, Kind.DEVICE))
+SILENT_VCPU = tuple(
+    m.index
+    for m in MSRS
+    if m.scope is Scope.VCPU
+    and m.group not in (Group.SYNIC, Group.STIMER)
+    and m.name != "HV_X64_MSR_VP_INDEX"
+)
+
+#: Registers that creation of the VM leaves at their reset value and that userspace seldom sets.
+FRESH = tuple(
+    (m.index, m.scope, m.reset)
+    for m in MSRS
+    if m.kind is Kind.STORED and m.reset is not None and m.group not in (Group.SYNIC, Group.STIMER)
+    if m.group is not Group.KVM or m.index in PLAIN_KVM
+)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What everything in one replay shares.
+
+    `traced` holds the tracepoints known to have been recorded. `ignore_msrs` is the module parameter (None:
+    not
+    known).
+    """
+
+    judge: Judge
+    profile: Profile
+    traced: frozenset[str]
+    offer: Offer | None = None
+    ignore_msrs: bool | None = None
+
+
+@dataclass(slots=True)
+class UserspaceExit:
+    """KVM_RUN returned with KVM_EXIT_HYPERV. `caused` is None where the exit's beginning was not seen."""
+
+    vcpu: Vcpu
+    caused: bool | None
+
+
+@dataclass(slots=True, eq=False)
+class Vm:
+    """One virtual machine."""
+
+    number: int
+    bench: Bench
+    exposure: Exposure
+    why: Reason = Reason.STATE_UNSEEN
+    registers: dict[int, int] = field(default_factory=dict)
+    #: Why a register holds what it holds, where that is not simply a write.
+    origin: dict[int, str] = field(default_factory=dict)
+    #: Last guest write of a VM-wide register: rank of its event, the value before, the vCPU.
+    writes: dict[int, tuple[int, int | None, int]] = field(default_factory=dict)
+    vcpus: dict[int, Vcpu] = field(default_factory=dict)
+    has_apic: bool | None = None
+    entered: bool = False
+    #: Accesses that enforcement decides while it is not known.
+    undecided: list[Access] = field(default_factory=list)
+
+    def vcpu(self, number: int) -> Vcpu:
+        """The vCPU of a number, made on first sight."""
+        known = self.vcpus.get(number)
+        if known is None:
+            known = self.vcpus[number] = Vcpu(number, self)
+            known.why = self.why
+        return known
+
+    def forget(self, why: Reason) -> None:
+        """Events were lost: nothing is known any more but what the guest was offered."""
+        self.why = why
+        self.registers.clear()
+        self.origin.clear()
+        self.writes.clear()
+        for vcpu in self.vcpus.values():
+            vcpu.forget(why)
+
+    def forget_silent(self) -> None:
+        """Userspace may have written registers that leave no trace."""
+        for index in SILENT_VM:
+            self.registers.pop(index, None)
+        self.origin.clear()
+        self.writes.clear()
+        for vcpu in self.vcpus.values():
+            vcpu.forget_silent()
+
+    def create(self) -> None:
+        """The VM is seen from its first instruction: registers nobody wrote hold their reset values."""
+        for index, scope, reset in FRESH:
+            if scope is Scope.VM:
+                self.registers.setdefault(index, reset)
+            else:
+                for vcpu in self.vcpus.values():
+                    vcpu.registers.setdefault(index, reset)
+
+
+@dataclass(slots=True, eq=False)
+class Vcpu:
+    """One virtual processor."""
+
+    number: int
+    vm: Vm
+    why: Reason = Reason.STATE_UNSEEN
+    tid: int | None = None
+    registers: dict[int, int] = field(default_factory=dict)
+    timers: tuple[Stimer, ...] = field(default_factory=lambda: tuple(Stimer(n) for n in range(STIMERS)))
+    synic: bool | None = None
+    dues: list[Obligation] = field(default_factory=list)
+    history: deque[Event] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    #: The exit at hand: seen from its start; its kind ("msr", "other"); rank of kvm_exit; out of the guest.
+    whole: bool = False
+    kind: str | None = None
+    exit_seq: int = -1
+    out: bool = False
+    #: Guest-made effects since the exit that wait for their kvm_msr, with their marks.
+    effects: list[tuple[Event, list[bool]]] = field(default_factory=list)
+    #: Something in this exit asks for KVM_EXIT_HYPERV; an MSR access was handed to userspace.
+    hyperv: bool = False
+    msr_exit: bool = False
+    #: Interrupts raised by the vCPU's own thread since its last expiration: (sint, mark), and vectors
+    #: accepted.
+    raised: list[tuple[int, list[bool], Event]] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    #: A callback may still follow a cancelled timer.
+    raced: bool = False
+    reading: Reading | None = None
+    grace: int = 0
+
+    def __post_init__(self) -> None:
+        offer = self.vm.bench.offer
+        if offer is not None:
+            self.synic = offer.synic
+
+    @property
+    def bench(self) -> Bench:
+        """What the replay shares."""
+        return self.vm.bench
+
+    def forget(self, why: Reason) -> None:
+        """Events were lost."""
+        self.why = why
+        self.abandon(why)
+        self.registers.clear()
+        self.timers = tuple(Stimer(n) for n in range(STIMERS))
+        self.new_unit(whole=False)
+        self.hyperv = self.msr_exit = False
+        self.kind = None
+        self.raced = True
+        self.reading = None
+        self.history.clear()
+
+    def forget_silent(self) -> None:
+        """Userspace may have written registers that leave no trace."""
+        for index in SILENT_VCPU:
+            self.registers.pop(index, None)
+        self.reading = None
+
+    def abandon(self, why: Reason) -> None:
+        """No open obligation can be judged any more."""
+        for due in self.dues:
+            if due.met is None:
+                due.met, due.excuse = False, why
+                self.settle(due)
+        self.dues.clear()
+        for timer in self.timers:
+            timer.drop_all()
+
+    def forget_timer(self, number: int) -> None:
+        """Nothing is known of one timer any more."""
+        self.timers = tuple(Stimer(n) if n == number else timer for n, timer in enumerate(self.timers))
+        for due in self.dues:
+            if due.key == number:
+                self.drop(due)
+
+    def new_unit(self, *, whole: bool) -> None:
+        """A new exit begins."""
+        self.whole = whole
+        self.effects.clear()
+        self.raised.clear()
+        self.accepted.clear()
+
+    def open(
+        self, due: Due, event: Event, cell: list[bool], entries: int, detail: str, key: int = -1
+    ) -> Obligation:
+        """Owe something before the `entries`-th next entry of this vCPU."""
+        obligation = Obligation(due, self, event, cell, entries, detail, key)
+        self.dues.append(obligation)
+        return obligation
+
+    def meet(self, obligation: Obligation | None) -> None:
+        """What was owed is there."""
+        if obligation is not None and obligation.met is None:
+            obligation.met = True
+            self.settle(obligation)
+
+    def drop(self, obligation: Obligation | None) -> None:
+        """What was owed is overtaken by events: neither kept nor broken."""
+        if obligation is not None and obligation.met is None:
+            obligation.met = True
+
+    def break_(self, obligation: Obligation, observed: str = "nothing", excuse: Reason | None = None) -> None:
+        """The bound is passed, or something came that excludes it."""
+        if obligation.met is None:
+            obligation.met, obligation.observed, obligation.excuse = False, observed, excuse
+            self.settle(obligation)
+
+    def settle(self, obligation: Obligation) -> None:
+        """Ask the rules about an obligation that is closed."""
+        self.bench.judge.ask(Moment.DUE, obligation, obligation.event, self, obligation.cell)
+
+    def entered(self) -> None:
+        """The vCPU enters the guest: count every obligation down and break those whose bound is passed."""
+        still: list[Obligation] = []
+        for due in self.dues:
+            if due.met is not None:
+                continue
+            due.entries -= 1
+            if due.entries > 0:
+                still.append(due)
+            else:
+                self.break_(due, "the vCPU enters the guest without it")
+                if 0 <= due.key < STIMERS:
+                    self.timers[due.key].broken(due)
+        self.dues = still
+
+    def describe(self) -> dict[str, str]:
+        """The modelled state in words."""
+        known = {**self.vm.registers, **self.registers}
+        state = {msr_name(index) or f"0x{index:x}": f"0x{value:x}" for index, value in sorted(known.items())}
+        for timer in self.timers:
+            if (text := timer.describe()) is not None:
+                state[f"stimer{timer.number}"] = text
+        if self.vm.exposure.enforced is not None:
+            state["CPUID enforced"] = str(self.vm.exposure.enforced).lower()
+        return state

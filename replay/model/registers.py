@@ -1,0 +1,112 @@
+"""What is known of the stored registers, and how accesses change it (synic_set_msr, kvm_hv_set_msr_pw, …)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.msr import by_index
+from hvtrace.abi.register import Group, Kind, Msr, Scope
+from hvtrace.replay.model.access import (
+    ASSIST_PAGE,
+    GUEST_OS_ID,
+    HYPERCALL,
+    PLAIN_KVM,
+    PV_EOI_EN,
+    Access,
+    legalise,
+)
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.machine import Vcpu
+
+__all__ = ["STIMER0", "holds", "host_wrote", "known_value", "settle"]
+
+STIMER0 = 0x4000_00B0
+
+
+def holds(row: Msr) -> bool:
+    """Whether a read returns what was stored, and nothing but accesses and userspace changes that."""
+    if row.group is Group.KVM:
+        return row.index in PLAIN_KVM
+    return row.kind in (Kind.STORED, Kind.CONSTANT)
+
+
+def known_value(vcpu: Vcpu, row: Msr) -> int | None:
+    """What a read must return now; None: not known."""
+    if row.reads is not None:
+        return row.reads
+    if not holds(row):
+        return None
+    if row.group is Group.STIMER:
+        timer = vcpu.timers[(row.index - STIMER0) >> 1]
+        return timer.count if row.index & 1 else timer.value
+    return (vcpu.vm if row.scope is Scope.VM else vcpu).registers.get(row.index)
+
+
+def settle(access: Access) -> None:
+    """Resynchronise: the state takes what the access did, as observed. Timers' registers follow their own
+    events.
+    """
+    row, vcpu = access.row, access.vcpu
+    if row is None or access.refused:
+        return
+    if row.group is Group.STIMER:
+        return
+    vm = vcpu.vm
+    if not access.write:
+        if holds(row) and row.reads is None:
+            (vm if row.scope is Scope.VM else vcpu).registers[row.index] = access.value
+            vm.origin.pop(row.index, None)
+        return
+    if not holds(row) or not row.access.writes:
+        return
+    value = legalise(row, access.value)
+    if row.scope is Scope.VM:
+        vm.writes[row.index] = (access.event[0], vm.registers.get(row.index), vcpu.number)
+    if row.index == GUEST_OS_ID:
+        _identify(vcpu, access)
+    elif row.index == HYPERCALL:
+        _hypercall(vcpu, value)
+        return
+    elif row.index == ASSIST_PAGE:
+        # Both share the PV EOI word: the last writer wins.
+        vcpu.registers.pop(PV_EOI_EN, None)
+    (vm if row.scope is Scope.VM else vcpu).registers[row.index] = value
+    vm.origin.pop(row.index, None)
+
+
+def _identify(vcpu: Vcpu, access: Access) -> None:
+    """GUEST_OS_ID: writing 0 disables the hypercall page and keeps its address."""
+    vm = vcpu.vm
+    page = vm.registers.get(HYPERCALL)
+    if access.value == 0 and page is not None:
+        vm.writes[HYPERCALL] = (access.event[0], page, vcpu.number)
+        vm.registers[HYPERCALL] = page & ~1
+        if page & 1:
+            vm.origin[HYPERCALL] = "GUEST_OS_ID was set to 0"
+
+
+def _hypercall(vcpu: Vcpu, value: int) -> None:
+    """HYPERCALL: a write while GUEST_OS_ID is 0 is dropped."""
+    vm = vcpu.vm
+    identity = vm.registers.get(GUEST_OS_ID)
+    if identity is None:
+        vm.registers.pop(HYPERCALL, None)
+        vm.origin.pop(HYPERCALL, None)
+    elif identity == 0:
+        vm.origin[HYPERCALL] = "a write while GUEST_OS_ID is 0 is dropped"
+    else:
+        vm.registers[HYPERCALL] = value
+        vm.origin.pop(HYPERCALL, None)
+
+
+def host_wrote(vcpu: Vcpu, index: int, value: int) -> None:
+    """Userspace wrote a SynIC register: neither the vector rule nor read-only binds it."""
+    row = by_index(index)
+    if row is None or row.group is not Group.SYNIC:
+        return
+    if value:
+        # A non-zero write to an inactive SynIC is refused before it is traced.
+        vcpu.synic = True
+    if row.reads is None:
+        vcpu.registers[index] = value

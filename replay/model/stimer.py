@@ -1,0 +1,425 @@
+"""Synthetic timers (TLFS, Timers; stimer_* and kvm_hv_process_stimers in arch/x86/kvm/hyperv.c).
+
+Registers change at a write; what follows from them (a start, an expiration) happens when the vCPU's thread
+serves
+the request just before it enters the guest. So a write or a callback opens an obligation, and the events
+that the
+thread makes before the entry meet it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.rule import Moment
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Callback", "Cleanup", "Expiration", "Expiry", "Start", "Stimer", "Timers"]
+
+ENABLE, PERIODIC, AUTO_ENABLE, DIRECT = 1 << 0, 1 << 1, 1 << 3, 1 << 12
+U64 = (1 << 64) - 1
+
+
+def sint_of(config: int) -> int:
+    """The source a message goes through: CONFIG bits 19:16."""
+    return config >> 16 & 0xF
+
+
+def vector_of(config: int) -> int:
+    """The vector of direct mode: CONFIG bits 11:4."""
+    return config >> 4 & 0xFF
+
+
+@dataclass(slots=True, eq=False)
+class Stimer:
+    """One timer. Every field but `number` is None while unknown.
+
+    `config` is the configuration without its enable bit, which `enable` holds. `expiry` is exp_time (0:
+    none),
+    `armed` whether the host timer runs, `pending` whether the vCPU has yet to look at the timer, `parked`
+    whether
+    a message waits for its slot (msg_pending). `early` is by how much the last arming lay ahead of its
+    expiry.
+    """
+
+    number: int
+    config: int | None = None
+    count: int | None = None
+    enable: bool | None = None
+    expiry: int | None = None
+    armed: bool | None = None
+    pending: bool | None = None
+    parked: bool | None = None
+    ahead: int | None = None
+    fired: bool = False
+    cleanup: Obligation | None = None
+    process: Obligation | None = None
+    callback: Obligation | None = None
+    retry: Obligation | None = None
+    #: A cancellation without a cause that waits for more evidence.
+    suspect: Obligation | None = None
+    expired: Expiry | None = None
+
+    @property
+    def periodic(self) -> bool | None:
+        """Periodic or one-shot."""
+        return None if self.config is None else bool(self.config & PERIODIC)
+
+    @property
+    def direct(self) -> bool | None:
+        """An interrupt instead of a message."""
+        return None if self.config is None else bool(self.config & DIRECT)
+
+    @property
+    def value(self) -> int | None:
+        """What a read of CONFIG returns."""
+        if self.config is None or self.enable is None:
+            return None
+        return self.config | int(self.enable)
+
+    def drop_all(self) -> None:
+        """Forget what is owed."""
+        self.cleanup = self.process = self.callback = self.retry = self.suspect = None
+        self.expired = None
+
+    def broken(self, due: Obligation) -> None:
+        """What was owed did not come and has been reported: what the timer does now is not known."""
+        for name in ("cleanup", "process", "callback", "retry", "suspect"):
+            if getattr(self, name) is due:
+                setattr(self, name, None)
+        self.pending = self.armed = self.parked = self.expiry = None
+
+    def describe(self) -> str | None:
+        """The state in words; None where nothing is known."""
+        if self.config is None and self.enable is None:
+            return None
+        words = [
+            f"config 0x{self.config | bool(self.enable):x}" if self.config is not None else "config ?",
+            f"count {'?' if self.count is None else self.count}",
+            f"expiry {'?' if self.expiry is None else self.expiry}",
+        ]
+        for word, flag in (
+            ("enabled", self.enable),
+            ("armed", self.armed),
+            ("pending", self.pending),
+            ("parked", self.parked),
+        ):
+            words.append(word if flag else f"{word}?" if flag is None else f"not {word}")
+        return ", ".join(words)
+
+
+@dataclass(slots=True, eq=False)
+class Expiry:
+    """An expiration whose time is not yet confirmed: the next reference time the thread sees must not be
+    below.
+    """
+
+    expiry: int
+    event: Event
+    cell: list[bool]
+    seen: int | None = None
+
+
+@dataclass(slots=True)
+class Start:
+    """A timer is armed: the state before, the reference time then, the expiry, and which kind of start it
+    was.
+    """
+
+    vcpu: Vcpu
+    timer: Stimer
+    periodic: bool
+    now: int
+    expiry: int
+
+
+@dataclass(slots=True)
+class Expiration:
+    """A timer expires: the state before, and what its record says."""
+
+    vcpu: Vcpu
+    timer: Stimer
+    direct: bool
+    result: int
+    #: Sources raised and vectors accepted by the vCPU's thread since its last expiration.
+    raised: list[int]
+    accepted: list[int]
+    #: The confirmation of an expiration (see `Expiry`); None when the event itself is judged.
+    confirmed: Expiry | None = None
+
+
+@dataclass(slots=True)
+class Callback:
+    """The host timer fires: the state before. `raced`: a cancelled timer's callback may still be under
+    way.
+    """
+
+    vcpu: Vcpu
+    timer: Stimer
+    raced: bool
+
+
+@dataclass(slots=True)
+class Cleanup:
+    """A timer is cancelled: the state before, and what asked for it (None: not known, "" nothing)."""
+
+    vcpu: Vcpu
+    timer: Stimer
+    cause: str | None
+
+
+class Timers:
+    """What the events of one vCPU's timers do to the model."""
+
+    def set_config(
+        self, vcpu: Vcpu, number: int, event: Event, cell: list[bool], config: int, host: bool
+    ) -> None:
+        """stimer_set_config: cancel, store, and look at the timer before the next entry if it is enabled."""
+        timer = vcpu.timers[number]
+        self._written(vcpu, timer, event, cell)
+        enable: bool | None = bool(config & ENABLE)
+        if enable and not config & DIRECT and sint_of(config) == 0:
+            # A timer that was enabled loses its enable bit; one that was not keeps it.
+            enable = None if timer.enable is None else not timer.enable
+        timer.config, timer.enable = config & ~ENABLE, enable
+        self._look(vcpu, timer, event, cell)
+
+    def set_count(
+        self, vcpu: Vcpu, number: int, event: Event, cell: list[bool], count: int, host: bool
+    ) -> None:
+        """stimer_set_count: cancel, store; 0 disables, auto-enable enables; then as for CONFIG."""
+        timer = vcpu.timers[number]
+        self._written(vcpu, timer, event, cell)
+        timer.count = count
+        enable: bool | None
+        if count == 0:
+            enable = False
+        elif timer.config is None:
+            enable = True if timer.enable else None
+        else:
+            enable = True if timer.config & AUTO_ENABLE else timer.enable
+        if host:
+            keeps = vcpu.bench.profile.fact("host_count_keeps_enable")
+            if keeps:
+                enable = timer.enable
+            elif keeps is None and enable != timer.enable:
+                enable = None
+        timer.enable = enable
+        self._look(vcpu, timer, event, cell)
+
+    def _written(self, vcpu: Vcpu, timer: Stimer, event: Event, cell: list[bool]) -> None:
+        self._settle_suspect(vcpu, timer)
+        if timer.cleanup is not None:
+            vcpu.break_(timer.cleanup, f"{event[2]} comes first")
+        vcpu.meet(timer.callback)
+        vcpu.drop(timer.process)
+        vcpu.drop(timer.retry)
+        timer.callback = timer.process = timer.retry = None
+        timer.cleanup = vcpu.open(
+            Due.CLEANUP, event, cell, 1, f"kvm_hv_stimer_cleanup of timer {timer.number}", timer.number
+        )
+        if timer.armed is not False:
+            vcpu.raced = True
+        timer.expiry, timer.parked, timer.pending, timer.armed, timer.fired = 0, False, False, False, False
+
+    def _look(self, vcpu: Vcpu, timer: Stimer, event: Event, cell: list[bool]) -> None:
+        """The registers are stored: an enabled timer is looked at before the next entry."""
+        timer.pending = timer.enable
+        if timer.enable:
+            timer.process = vcpu.open(Due.PROCESS, event, cell, 1, self._expected(timer), timer.number)
+
+    def _expected(self, timer: Stimer) -> str:
+        if timer.count == 0:
+            return f"kvm_hv_stimer_cleanup of timer {timer.number} (enabled with count 0)"
+        if timer.periodic:
+            return f"kvm_hv_stimer_start_periodic of timer {timer.number}"
+        return f"kvm_hv_stimer_start_one_shot or kvm_hv_stimer_expiration of timer {timer.number}"
+
+    def _settle_suspect(self, vcpu: Vcpu, timer: Stimer) -> None:
+        if timer.suspect is not None:
+            vcpu.break_(timer.suspect, "a cancellation without a cause")
+            timer.suspect = None
+
+    def cleaned(self, vcpu: Vcpu, number: int, event: Event, cell: list[bool]) -> None:
+        """kvm_hv_stimer_cleanup: asked for by a write, an expiration, a count of 0, or the end of the
+        vCPU.
+        """
+        timer = vcpu.timers[number]
+        asked = timer.cleanup or (timer.process if timer.count == 0 else None)
+        if asked is not None:
+            cause: str | None = asked.detail
+        elif timer.enable is None or timer.pending is None or timer.count is None:
+            cause = None
+        elif timer.pending and timer.enable and timer.count == 0:
+            cause = "a count of 0"
+        else:
+            cause = ""
+        vcpu.bench.judge.ask(Moment.CLEANUP, Cleanup(vcpu, timer, cause), event, vcpu, cell)
+        vcpu.meet(asked)
+        if timer.cleanup is asked:
+            timer.cleanup = None
+        if timer.process is asked:
+            timer.process = None
+        timer.expiry = 0
+        if asked is None or asked.due is Due.PROCESS:
+            vcpu.meet(timer.callback)
+            if cause == "":
+                # Harmless on a disabled timer: then the next read of its registers tells more.
+                harmless = timer.enable is False and not timer.armed
+                detail = f"no cancellation of timer {number} without a cause"
+                timer.suspect = vcpu.open(
+                    Due.DESTROYED, event, cell, 1 << 62 if harmless else 1, detail, number
+                )
+            vcpu.drop(timer.process)
+            vcpu.drop(timer.retry)
+            timer.callback = timer.process = timer.retry = None
+            if timer.armed is not False:
+                vcpu.raced = True
+            timer.expiry, timer.parked, timer.pending, timer.armed, timer.fired = (
+                0,
+                False,
+                False,
+                False,
+                False,
+            )
+
+    def started(
+        self,
+        vcpu: Vcpu,
+        number: int,
+        event: Event,
+        cell: list[bool],
+        now: int,
+        expiry: int,
+        *,
+        periodic: bool,
+    ) -> None:
+        """kvm_hv_stimer_start_*: the host timer runs."""
+        timer = vcpu.timers[number]
+        self._settle_suspect(vcpu, timer)
+        self.saw_time(vcpu, now)
+        vcpu.bench.judge.ask(Moment.START, Start(vcpu, timer, periodic, now, expiry), event, vcpu, cell)
+        for due in (timer.process, timer.callback, timer.retry):
+            vcpu.meet(due)
+        timer.process = timer.callback = timer.retry = None
+        timer.enable, timer.expiry, timer.armed = True, expiry, True
+        timer.pending = timer.parked = timer.fired = False
+        timer.ahead = expiry - now & U64
+        if not periodic:
+            timer.count = expiry
+        if timer.config is not None:
+            timer.config = timer.config | PERIODIC if periodic else timer.config & ~PERIODIC
+
+    def fired(self, vcpu: Vcpu, number: int, event: Event, cell: list[bool]) -> None:
+        """kvm_hv_stimer_callback: the vCPU must look at the timer before its second next entry."""
+        timer = vcpu.timers[number]
+        vcpu.bench.judge.ask(Moment.CALLBACK, Callback(vcpu, timer, vcpu.raced), event, vcpu, cell)
+        if timer.armed is False and vcpu.raced:
+            return
+        if timer.armed and timer.callback is None:
+            detail = f"an expiration, a start, a write or a cleanup of timer {number}"
+            timer.callback = vcpu.open(Due.CALLBACK, event, cell, 2, detail, number)
+        timer.armed = False
+        timer.pending = timer.fired = True
+
+    def maybe_fired(self, vcpu: Vcpu, number: int) -> None:
+        """A callback of some VM's vCPU of this number: perhaps this one's."""
+        timer = vcpu.timers[number]
+        if timer.armed is not False:
+            timer.armed = timer.pending = None
+
+    def expired(
+        self, vcpu: Vcpu, number: int, event: Event, cell: list[bool], *, direct: bool, result: int
+    ) -> None:
+        """kvm_hv_stimer_expiration: sent, or parked until its source is acknowledged."""
+        timer = vcpu.timers[number]
+        self._settle_suspect(vcpu, timer)
+        raised, accepted = [sint for sint, _, _ in vcpu.raised], vcpu.accepted
+        subject = Expiration(vcpu, timer, direct, result, raised, accepted)
+        judge = vcpu.bench.judge
+        judged = cell[0]
+        judge.ask(Moment.EXPIRATION, subject, event, vcpu, cell)
+        if cell[0] and not judged and result == 0 and timer.config is not None and not timer.periodic:
+            for _, mark, raise_event in vcpu.raised:
+                judge.mark(raise_event, mark)
+        vcpu.raised.clear()
+        vcpu.accepted.clear()
+        for due in (timer.process, timer.callback, timer.retry):
+            vcpu.meet(due)
+        timer.process = timer.callback = timer.retry = None
+        expiry = timer.expiry or (timer.count if timer.periodic is False else None)
+        timer.expired = Expiry(expiry, event, cell) if expiry else None
+        timer.armed = timer.pending = timer.fired = False
+        if result != 0:
+            timer.enable, timer.parked = True, True
+            if timer.expiry == 0:
+                timer.expiry = timer.count if timer.periodic is False else None
+            return
+        timer.parked = False
+        if timer.periodic is None:
+            timer.enable = None
+            timer.expiry = None
+        elif timer.periodic:
+            timer.enable = True
+            timer.pending = None
+            if timer.count:
+                timer.pending = True
+                timer.process = vcpu.open(Due.PROCESS, event, cell, 1, self._expected(timer), number)
+        else:
+            timer.enable = False
+            detail = f"kvm_hv_stimer_cleanup of timer {number}"
+            timer.cleanup = vcpu.open(Due.CLEANUP, event, cell, 1, detail, number)
+
+    def acknowledged(self, vcpu: Vcpu, sint: int, event: Event, cell: list[bool]) -> None:
+        """kvm_hv_notify_acked_sint: timers parked on that source are tried again."""
+        for timer in vcpu.timers:
+            if timer.parked is False or timer.enable is False or timer.direct:
+                continue
+            if timer.config is not None and sint_of(timer.config) != sint:
+                continue
+            if timer.parked and timer.enable and timer.config is not None:
+                timer.pending = True
+                if timer.retry is None:
+                    detail = f"kvm_hv_stimer_expiration of timer {timer.number}"
+                    timer.retry = vcpu.open(Due.RETRY, event, cell, 1, detail, timer.number)
+            else:
+                timer.pending = None
+
+    def saw_time(self, vcpu: Vcpu, now: int) -> None:
+        """The vCPU's thread saw the reference time: expirations before it must have been due by then."""
+        for timer in vcpu.timers:
+            waiting = timer.expired
+            if waiting is None:
+                continue
+            timer.expired = None
+            waiting.seen = now
+            subject = Expiration(vcpu, timer, False, 0, [], [], confirmed=waiting)
+            vcpu.bench.judge.ask(Moment.EXPIRATION, subject, waiting.event, vcpu, waiting.cell)
+
+    def check_cleanups(self, vcpu: Vcpu) -> None:
+        """The MSR write is over: its cancellation must have come."""
+        for timer in vcpu.timers:
+            due = timer.cleanup
+            if due is not None and due.event[2] != "kvm_hv_stimer_expiration":
+                vcpu.break_(due, "kvm_msr comes first")
+                timer.cleanup = None
+
+    def read_back(self, vcpu: Vcpu, index: int, value: int, *, diverged: bool) -> None:
+        """CONFIG or COUNT was read: the state takes what was observed."""
+        timer = vcpu.timers[(index - 0x4000_00B0) >> 1]
+        if diverged:
+            # One fault, one report: a strange cancellation just before is explained by it.
+            vcpu.drop(timer.suspect)
+            timer.suspect = None
+        else:
+            self._settle_suspect(vcpu, timer)
+        if index & 1:
+            if timer.count != value:
+                timer.count = value
+        else:
+            timer.config, timer.enable = value & ~ENABLE, bool(value & ENABLE)

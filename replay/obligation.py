@@ -1,0 +1,59 @@
+"""Obligations: what must follow, within a bound that is counted in entries of the vCPU.
+
+A broken obligation is reported on the event that opened it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from hvtrace.replay.verdict import Reason
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Due", "Obligation"]
+
+
+class Due(Enum):
+    """What must follow."""
+
+    #: kvm_hv_stimer_cleanup after a write of CONFIG or COUNT, or after a one-shot expiration.
+    CLEANUP = "cleanup"
+    #: A start, expiration or cleanup once an enabled timer's registers were written or a period is over.
+    PROCESS = "process"
+    #: A sign of life after the host timer fired.
+    CALLBACK = "callback"
+    #: Another attempt after the source of a parked timer was acknowledged.
+    RETRY = "retry"
+    #: kvm_msr after the events of a guest's MSR write.
+    MSR = "msr"
+    #: An exit to userspace after a write that asks for one.
+    EXIT = "exit"
+    #: An entry must *not* follow: a timer was cancelled without a cause, unless the vCPU is being destroyed.
+    DESTROYED = "destroyed"
+
+
+@dataclass(slots=True, eq=False)
+class Obligation:
+    """One thing owed. `entries` counts down to 0 at each entry of the vCPU; `detail` is what is owed, in
+    words,
+    `key` the timer concerned (-1: none).
+
+    `met` is None while open. `excuse` says why a broken obligation cannot be held against KVM. `cell` is the
+    judged-mark of the event that opened it (see `judge.Judge`).
+    """
+
+    due: Due
+    vcpu: Vcpu
+    event: Event
+    cell: list[bool]
+    entries: int
+    detail: str
+    key: int = -1
+    met: bool | None = None
+    excuse: Reason | None = None
+    observed: str = "nothing"

@@ -1,0 +1,104 @@
+"""Profiles: which reference the model follows, chosen from the host's kernel release.
+
+What differs between kernels is a row of FACTS, with one answer for each kernel tree that was read. Stable
+kernels carry back-ports and many releases lie between two trees: where the neighbouring trees differ, or
+where
+a tree carries a change as a back-port only, the answer is None, and either behaviour is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["FACTS", "PROFILES", "TREES", "Fact", "Profile", "profile_for", "profile_named"]
+
+#: The kernel trees the facts were read from.
+TREES: tuple[tuple[int, int], ...] = ((5, 4), (5, 10), (5, 15), (6, 1), (6, 6), (6, 16), (7, 1))
+
+_Y, _N, _E = True, False, None
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that differs: its answer in each of TREES (None: either), and why."""
+
+    name: str
+    answers: tuple[bool | None, ...]
+    reason: str
+
+
+FACTS: tuple[Fact, ...] = (
+    Fact(
+        "needs_cpuid",
+        (_N, _N, _Y, _Y, _Y, _Y, _Y),
+        "Hyper-V MSRs exist only where CPUID 0x40000001 says Hv#1",
+    ),
+    Fact("enforces", (_N, _N, _Y, _Y, _Y, _Y, _Y), "KVM_CAP_HYPERV_ENFORCE_CPUID exists"),
+    Fact("high_half_faults", (_N, _N, _N, _Y, _Y, _Y, _Y), "EOI and TPR with bits 63:32 set raise #GP"),
+    Fact(
+        "icr_reserved_faults",
+        (_E, _E, _E, _E, _E, _Y, _Y),
+        "ICR's reserved bits raise #GP (2024, back-ported)",
+    ),
+    Fact(
+        "status_zero_only",
+        (_E, _E, _Y, _Y, _Y, _Y, _Y),
+        "a guest may write 0 alone to TSC_EMULATION_STATUS (5.13, d2547cf59793)",
+    ),
+    Fact(
+        "host_count_keeps_enable",
+        (_E, _E, _E, _E, _E, _Y, _Y),
+        "userspace's write of COUNT leaves the enable bit alone (d6800af51c76, back-ported)",
+    ),
+    Fact("invariant_control", (_N, _N, _N, _N, _Y, _Y, _Y), "TSC_INVARIANT_CONTROL exists (6.2)"),
+    Fact("syndbg", (_N, _Y, _Y, _Y, _Y, _Y, _Y), "the synthetic debugger's MSRs exist (5.8)"),
+    Fact("apic_frequency_fixed", (_Y, _Y, _Y, _Y, _Y, _N, _N), "APIC_FREQUENCY is 10^9 for every VM"),
+    Fact(
+        "any_vcpu_fills_page", (_N, _N, _N, _Y, _Y, _Y, _Y), "any vCPU fills the TSC page, not only the first"
+    ),
+)
+
+_ANSWERS: dict[str, tuple[bool | None, ...]] = {fact.name: fact.answers for fact in FACTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A reference. `version` is the kernel's major and minor number; None: not known, either behaviour
+    goes.
+    """
+
+    name: str
+    version: tuple[int, int] | None
+
+    def fact(self, name: str) -> bool | None:
+        """The answer of a fact for this kernel; None: either behaviour is right. KeyError: no such fact."""
+        answers = _ANSWERS[name]
+        if self.version is None:
+            return answers[0] if len(set(answers)) == 1 else None
+        older = max((i for i, tree in enumerate(TREES) if tree <= self.version), default=0)
+        newer = min((i for i, tree in enumerate(TREES) if tree >= self.version), default=len(TREES) - 1)
+        return answers[older] if answers[older] == answers[newer] else None
+
+
+PROFILES: tuple[str, ...] = tuple(f"kvm-{major}.{minor}" for major, minor in TREES)
+
+_RELEASE = re.compile(r"(?:kvm-)?(\d{1,3})\.(\d{1,3})")
+
+
+def profile_for(release: str | None) -> Profile:
+    """The profile of a kernel release ("6.1.0-56-amd64"); of an unknown one, the profile "kvm" with no version."""
+    match = _RELEASE.match(release or "")
+    if match is None:
+        return Profile("kvm", None)
+    version = int(match[1]), int(match[2])
+    return Profile(f"kvm-{version[0]}.{version[1]}", version)
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of a name such as "kvm-6.1". ValueError where it is none."""
+    if name == "kvm":
+        return Profile("kvm", None)
+    if not name.startswith("kvm-") or _RELEASE.fullmatch(name) is None:
+        raise ValueError(f"no profile {name!r}: one of kvm, {', '.join(PROFILES)} or kvm-MAJOR.MINOR")
+    return profile_for(name)

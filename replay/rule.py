@@ -1,0 +1,56 @@
+"""What a rule is, and the moments at which rules are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from hvtrace.replay.verdict import Severity, Verdict
+
+__all__ = ["Moment", "Rule"]
+
+
+class Moment(Enum):
+    """When rules are asked; each moment hands its rules one kind of object (named here)."""
+
+    #: A guest's access to a synthetic MSR is complete (`model.access.Access`).
+    MSR = "msr"
+    #: A read of a running clock (`model.clock.Reading`).
+    CLOCK = "clock"
+    #: A synthetic timer is armed (`model.stimer.Start`).
+    START = "stimer start"
+    #: A synthetic timer expires (`model.stimer.Expiration`).
+    EXPIRATION = "stimer expiration"
+    #: The host timer fires (`model.stimer.Callback`).
+    CALLBACK = "stimer callback"
+    #: A timer is cancelled (`model.stimer.Cleanup`).
+    CLEANUP = "stimer cleanup"
+    #: A synthetic interrupt is raised (`model.synic.Raised`).
+    RAISED = "synic set irq"
+    #: A guest's write of EOM is complete (`model.synic.EndOfMessage`).
+    EOM = "end of message"
+    #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
+    EXIT = "userspace exit"
+    #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).
+    DUE = "obligation"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One named expectation.
+
+    `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without
+    which it
+    cannot be judged at all. `check` is asked at each of `moments` and answers None where the rule is not
+    concerned.
+    The page of the rule is the docstring of the module that defines it.
+    """
+
+    code: str
+    name: str
+    moments: tuple[Moment, ...]
+    needs: tuple[str, ...]
+    check: Callable[[Any], Verdict | None]
+    severity: Severity = Severity.ERROR

@@ -1,0 +1,44 @@
+"""HV201 msr-fault-missing
+
+## What it finds
+A guest's access to a synthetic MSR that KVM must refuse with #GP and did not: a write of a read-only
+register, reserved bits, an unmasked SINT with a vector below 16, a register of a unit that is switched
+off, an index that no register has.
+
+## Why it matters
+A guest that probes for a register relies on the fault, and a value that was let in sits in the register:
+an interrupt source with a low vector raises exceptions in the guest.
+
+## What the specification says
+> SINT: an unmasked source with a vector below 16 raises #GP (TLFS, SynIC SINT registers). Read-only
+> registers and reserved bits: TLFS, each register. KVM's own choice of checks is in the register table.
+
+## When it cannot tell
+Where CPUID, the state of the SynIC, the kernel's version or the module parameter ignore_msrs decides and
+is not known.
+
+## Example
+    kvm_msr: msr_write 40000096 = 0x5
+    expected (#GP), observed no fault: an unmasked source must not have vector 5
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.model.access import Access
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+
+__all__ = ["RULE"]
+
+
+def check(access: Access) -> Verdict | None:
+    """A fault that must be there."""
+    fault = access.fault
+    if access.kept or not fault.expected or fault.cause == "gate" or access.is_kvm:
+        return None
+    if access.refused:
+        return HOLDS
+    return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")
+
+
+RULE = Rule("HV201", "msr-fault-missing", (Moment.MSR,), ("kvm_msr",), check)

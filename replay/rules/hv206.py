@@ -1,0 +1,50 @@
+"""HV206 msr-fixed-value
+
+## What it finds
+A read of a register that always returns the same value (RESET and EOM read 0) and returned another, or a
+read that shows bits the register does not have (TPR above 0xff, CRASH_CTL with anything but bit 63).
+
+## Why it matters
+A command register that keeps its command makes a guest believe that it is still under way.
+
+## What the specification says
+> RESET and EOM read as zero (TLFS, System reset; EOM). CRASH_CTL shows the capability alone.
+
+## When it cannot tell
+It always can.
+
+## Example
+    kvm_msr: msr_read 40000084 = 0x1
+    expected 0x0, observed 0x1
+"""
+
+from __future__ import annotations
+
+from hvtrace.abi.register import Group, Kind
+from hvtrace.replay.model.access import Access
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+
+__all__ = ["RULE"]
+
+
+def check(access: Access) -> Verdict | None:
+    """Fixed values and bits that cannot be."""
+    row = access.row
+    if row is None or access.write or access.late or access.refused or row.group is Group.KVM:
+        return None
+    value = access.value
+    if row.kind is Kind.FIXED:
+        if value == row.reads:
+            return HOLDS
+        return Diverges(f"0x{row.reads:x}", f"0x{value:x}", f"{access.name} always reads 0x{row.reads:x}")
+    if row.kind is not Kind.DEVICE:
+        return None
+    extra = value & ~row.legal_mask
+    if not extra:
+        return HOLDS
+    text = f"{access.name} has no bits 0x{extra:x}"
+    return Diverges(f"no bits outside 0x{row.legal_mask:x}", f"0x{value:x}", text)
+
+
+RULE = Rule("HV206", "msr-fixed-value", (Moment.MSR,), ("kvm_msr",), check)

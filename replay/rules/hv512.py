@@ -1,0 +1,60 @@
+"""HV512 stimer-callback-unanswered
+
+## What it finds
+The host timer fired, and before the vCPU's second next entry there is no expiration, no restart, no write
+and no cancellation of the timer.
+
+## Why it matters
+The guest's timer interrupt is lost.
+
+## What the specification says
+> When the timer expires, the hypervisor sends its message or interrupt (TLFS, Timers). KVM asks the vCPU
+> to look at the timer before it enters the guest; one entry may already be under way.
+
+## When it cannot tell
+Where the recording ends or events are lost before the bound. The bound is counted in entries: a vCPU's
+thread may be preempted for long.
+
+## Example
+    kvm_hv_stimer_callback: vcpu_id 0 timer 0
+    kvm_entry: vcpu 0
+    kvm_entry: vcpu 0
+    expected an expiration, a start, a write or a cleanup, observed nothing
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
+
+__all__ = ["RULE"]
+
+
+def check(owed: Obligation) -> Verdict | None:
+    """What is owed comes within its bound."""
+    if owed.due is not Due.CALLBACK:
+        return None
+    if owed.met:
+        return HOLDS
+    if owed.excuse is not None:
+        return unknown(owed.excuse)
+    return Diverges(owed.detail, owed.observed, f"timer {owed.key} fired and the vCPU never looked at it")
+
+
+RULE = Rule(
+    "HV512",
+    "stimer-callback-unanswered",
+    (Moment.DUE,),
+    (
+        "kvm_hv_stimer_callback",
+        "kvm_entry",
+        "kvm_hv_stimer_set_config",
+        "kvm_hv_stimer_set_count",
+        "kvm_hv_stimer_cleanup",
+        "kvm_hv_stimer_expiration",
+        "kvm_hv_stimer_start_one_shot",
+        "kvm_hv_stimer_start_periodic",
+    ),
+    check,
+)

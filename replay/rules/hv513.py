@@ -1,0 +1,50 @@
+"""HV513 stimer-callback-early
+
+## What it finds
+A host timer that fired well before the synthetic timer was due: the timer is armed again with much of its
+time still to go.
+
+## Why it matters
+Each early callback is an exit for nothing, and the guest's timer may be polled to death.
+
+## What the specification says
+> The host timer is set to the distance between now and the expiry. The host's monotonic clock and the
+> reference time may drift apart a little, so a rest of up to a thousandth of the distance and 100 µs is
+> accepted.
+
+## When it cannot tell
+Until the timer was seen armed and fired.
+
+## Example
+    kvm_hv_stimer_start_one_shot: vcpu_id 0 timer 0 time_now 100 count 1000100
+    kvm_hv_stimer_callback: vcpu_id 0 timer 0
+    kvm_hv_stimer_start_one_shot: vcpu_id 0 timer 0 time_now 500100 count 1000100
+    expected a callback when the time is over, observed 500000 (100 ns) too early
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.model.stimer import Start
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+
+__all__ = ["RULE"]
+
+
+#: 100 µs in units of 100 ns, and the part of the distance by which the two clocks may differ.
+SLACK, DRIFT = 1000, 1000
+
+
+def check(start: Start) -> Verdict | None:
+    """A timer that fired was due."""
+    timer = start.timer
+    if not timer.fired or not timer.expiry or timer.ahead is None:
+        return None
+    rest = timer.expiry - start.now
+    if rest <= SLACK + timer.ahead // DRIFT:
+        return HOLDS
+    text = f"timer {timer.number} fired {rest} (100 ns) before its expiry {timer.expiry}"
+    return Diverges("a callback at the expiry", f"{rest} (100 ns) too early", text)
+
+
+RULE = Rule("HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check)

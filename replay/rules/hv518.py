@@ -1,0 +1,55 @@
+"""HV518 stimer-message-unsent
+
+## What it finds
+A one-shot timer in message mode that reports success without the interrupt of its source, or with another
+source's.
+
+## Why it matters
+The message lies in its slot and the guest is never told.
+
+## What the specification says
+> When a message is placed, the source's interrupt is raised (TLFS, Message delivery). KVM shows
+> kvm_hv_synic_set_irq before the expiration.
+
+## When it cannot tell
+Until CONFIG was seen. A periodic timer whose slot is busy also reports success without an interrupt, so
+only one-shot timers are judged.
+
+## Example
+    kvm_hv_stimer_expiration: vcpu_id 0 timer 0 direct 0 send result 0
+    expected kvm_hv_synic_set_irq of sint 2 before it, observed none
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.model.stimer import Expiration, sint_of
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
+
+__all__ = ["RULE"]
+
+
+def check(expiration: Expiration) -> Verdict | None:
+    """A message comes with its interrupt."""
+    timer = expiration.timer
+    if expiration.confirmed is not None or expiration.direct or expiration.result != 0:
+        return None
+    if timer.config is None or not expiration.vcpu.whole:
+        return unknown(expiration.vcpu.why)
+    if timer.periodic:
+        return None
+    sint = sint_of(timer.config)
+    if sint in expiration.raised:
+        return HOLDS
+    shown = ", ".join(f"sint {raised}" for raised in expiration.raised) or "none"
+    text = f"timer {timer.number} reports a message for SINT{sint} without its interrupt"
+    return Diverges(f"kvm_hv_synic_set_irq of sint {sint}", shown, text)
+
+
+RULE = Rule(
+    "HV518",
+    "stimer-message-unsent",
+    (Moment.EXPIRATION,),
+    ("kvm_hv_stimer_set_config", "kvm_hv_synic_set_irq", "kvm_entry"),
+    check,
+)

@@ -1,0 +1,45 @@
+"""KP102 kvm-msr-read-back
+
+## What it finds
+A read of a stored KVM MSR that returns something else than what was written, or of ASYNC_PF_ACK that is
+not 0.
+
+## Why it matters
+The guest's page is not where it believes it to be.
+
+## What the specification says
+> These registers return the last value written (KVM, msr.rst).
+
+## When it cannot tell
+Until the register was seen, and for registers that a reset of the vCPU clears without a trace.
+
+## Example
+    kvm_msr: msr_write 4b564d05 = 0x0
+    kvm_msr: msr_read 4b564d05 = 0x1
+    expected 0x0, observed 0x1
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.model.access import Access
+from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
+
+__all__ = ["RULE"]
+
+
+def check(access: Access) -> Verdict | None:
+    """What was stored comes back."""
+    if not access.is_kvm or access.write or access.refused:
+        return None
+    if access.before is None:
+        return unknown(access.why)
+    if access.value == access.before:
+        return HOLDS
+    if access.raced:
+        return unknown(Reason.STATE_UNSEEN)
+    text = f"{access.name} reads 0x{access.value:x} and holds 0x{access.before:x}"
+    return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
+
+
+RULE = Rule("KP102", "kvm-msr-read-back", (Moment.MSR,), ("kvm_msr",), check)

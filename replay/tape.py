@@ -1,0 +1,191 @@
+"""The tape: the events the model consumes, in time order, one tuple each.
+
+The tables come as Arrow record batches, column by column; a tape holds a few batches a table at a time, so
+that
+memory does not grow with the recording. An event is
+
+    (seq, ts_ns, tracepoint, place, tid, *fields)
+
+where `place` is `vm << 16 | vcpu`, or `-2 - vcpu` where the VM is not known, or -1 where there is no vCPU,
+and
+`fields` are those of TAPE in their order (None where the recording has none).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hvtrace.abi.msr import KVM_RANGE, SYNTHETIC_RANGE
+
+__all__ = ["FIELDS", "NO_PLACE", "TAPE", "Event", "Table", "events", "place_of", "text_of"]
+
+Event = tuple[Any, ...]
+
+#: The tracepoints the model consumes, with the fields it looks at.
+TAPE: dict[str, tuple[str, ...]] = {
+    "kvm_entry": ("rip",),
+    "kvm_exit": ("exit_reason", "isa"),
+    "kvm_userspace_exit": ("reason", "errno"),
+    "kvm_msr": ("write", "ecx", "data", "exception"),
+    "kvm_cpuid": ("function", "rax", "rbx", "rcx", "rdx", "found"),
+    "kvm_hv_hypercall": ("code",),
+    "kvm_hv_hypercall_done": ("result",),
+    "kvm_hv_synic_set_msr": ("msr", "data", "host"),
+    "kvm_hv_synic_set_irq": ("sint", "vector", "ret"),
+    "kvm_hv_notify_acked_sint": ("sint",),
+    "kvm_hv_stimer_set_config": ("timer_index", "config", "host"),
+    "kvm_hv_stimer_set_count": ("timer_index", "count", "host"),
+    "kvm_hv_stimer_start_periodic": ("timer_index", "time_now", "exp_time"),
+    "kvm_hv_stimer_start_one_shot": ("timer_index", "time_now", "count"),
+    "kvm_hv_stimer_callback": ("timer_index",),
+    "kvm_hv_stimer_expiration": ("timer_index", "direct", "msg_send_result"),
+    "kvm_hv_stimer_cleanup": ("timer_index",),
+    "kvm_hv_syndbg_set_msr": ("msr", "data"),
+    "kvm_apic_accept_irq": ("vec",),
+    "kvm_update_master_clock": (),
+    "kvm_write_tsc_offset": (),
+}
+
+#: Position of an event's first own field, and the `place` of an event that belongs to no vCPU.
+FIELDS = 5
+NO_PLACE = -1
+
+#: Rows of one table held at a time.
+BATCH = 1 << 16
+
+_COMMON = ("seq", "ts_ns", "vm", "vcpu", "tid")
+
+
+class Table(NamedTuple):
+    """One tracepoint's table: its rows, and how to read columns of it in batches of at most some rows."""
+
+    rows: int
+    read: Callable[[list[str], int], Iterator[pa.RecordBatch]]
+
+
+def place_of(vm: int | None, vcpu: int | None) -> int:
+    """`place` of an event of a vCPU in a VM, either of which may be unknown."""
+    if vcpu is None:
+        return NO_PLACE
+    return -2 - vcpu if vm is None else vm << 16 | vcpu
+
+
+def text_of(event: Event) -> str:
+    """An event in words, for people: its rank, its tracepoint and its fields."""
+    fields = TAPE[event[2]]
+    shown = " ".join(
+        f"{name}={_shown(name, value)}" for name, value in zip(fields, event[FIELDS:], strict=True)
+    )
+    return f"{event[0]} {event[2]} {shown}".rstrip()
+
+
+_HEXADECIMAL = frozenset(
+    {"ecx", "msr", "data", "config", "function", "rax", "rbx", "rcx", "rdx", "rip", "result", "code"}
+)
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"0x{value:x}" if name in _HEXADECIMAL and isinstance(value, int) else str(value)
+
+
+def events(tables: Mapping[str, Table], counts: dict[str, int] | None = None) -> Iterator[list[Event]]:
+    """Yield the tape of a store in lists of events, in the order of `seq`.
+
+    `counts` is filled with the number of events of each tracepoint that were put on the tape.
+    """
+    readers = [_Reader(name, tables[name], counts) for name in TAPE if name in tables]
+    while live := [reader for reader in readers if reader.fill()]:
+        # Every table that has more rows is known up to its last buffered one: up to there the order is
+        # certain.
+        until = min((r.buffer[-1][0] for r in live if r.more), default=None)
+        window: list[Event] = []
+        for reader in live:
+            window += reader.take(until)
+        # Runs in order already: timsort merges them.
+        window.sort(key=_seq)
+        yield window
+
+
+def _seq(event: Event) -> Any:
+    return event[0]
+
+
+class _Reader:
+    """One table, batch by batch, as events."""
+
+    def __init__(self, name: str, table: Table, counts: dict[str, int] | None) -> None:
+        self.name = name
+        self.batches = table.read([*_COMMON, *TAPE[name]], BATCH)
+        self.buffer: list[Event] = []
+        self.more = True
+        self.counts = counts
+
+    def fill(self) -> bool:
+        """Hold at least one event; False where the table is at its end."""
+        while not self.buffer and self.more:
+            batch = next(self.batches, None)
+            if batch is None:
+                self.more = False
+            else:
+                self.buffer = _rows(self.name, batch)
+                if self.counts is not None:
+                    self.counts[self.name] = self.counts.get(self.name, 0) + len(self.buffer)
+        return bool(self.buffer)
+
+    def take(self, until: int | None) -> list[Event]:
+        """Hand over the events up to and with that rank; None: all."""
+        cut = len(self.buffer) if until is None else bisect_right(self.buffer, until, key=_seq)
+        taken, self.buffer = self.buffer[:cut], self.buffer[cut:]
+        return taken
+
+
+def _rows(name: str, batch: pa.RecordBatch) -> list[Event]:
+    """The wanted rows of a batch as events."""
+    batch = _wanted(name, batch)
+    column = {field: batch.column(batch.schema.get_field_index(field)) for field in batch.schema.names}
+    vm, vcpu = column["vm"], column["vcpu"]
+    vm_number = np.asarray(vm.cast(pa.int64()).fill_null(-1))
+    vcpu_number = np.asarray(vcpu.cast(pa.int64()).fill_null(-1))
+    place = np.where(
+        vcpu_number < 0, NO_PLACE, np.where(vm_number < 0, -2 - vcpu_number, vm_number << 16 | vcpu_number)
+    )
+    own = [_values(column[field]) for field in TAPE[name]]
+    return list(
+        zip(
+            _values(column["seq"]),
+            _values(column["ts_ns"]),
+            repeat(name),
+            place.tolist(),
+            _values(column["tid"]),
+            *own,
+            strict=False,
+        )
+    )
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if column.null_count:
+        return list(column.to_pylist())
+    return list(column.to_numpy(zero_copy_only=False).tolist())
+
+
+def _wanted(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Leave out the accesses that are no synthetic MSR and the leaves that are no hypervisor's."""
+    if name == "kvm_msr":
+        index = np.asarray(batch.column(batch.schema.get_field_index("ecx")).fill_null(0))
+        keep = (index >= SYNTHETIC_RANGE[0]) & (index <= SYNTHETIC_RANGE[1])
+        keep |= (index >= KVM_RANGE[0]) & (index <= KVM_RANGE[1])
+        keep |= (index == 0x11) | (index == 0x12)
+        return batch.filter(pa.array(keep))
+    if name == "kvm_cpuid":
+        leaf = np.asarray(batch.column(batch.schema.get_field_index("function")).fill_null(0))
+        return batch.filter(pa.array((leaf >= 0x4000_0000) & (leaf <= 0x4000_01FF)))
+    return batch
