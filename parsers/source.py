@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -32,20 +32,31 @@ CONTAINERS: tuple[tuple[bytes, str], ...] = (
 )
 
 
-class _Decoder(Protocol):
-    eof: bool
-    unused_data: bytes
+#: Bytes handed to a decoder at a time. A zstd block of four bytes can stand for 128 KiB, and its decoder has no
+#: limit of its own; the others stop at BLOCK.
+STEPS = {"gzip": BLOCK // 4, "zstd": 1 << 10, "xz": BLOCK // 4}
 
-    def decompress(self, data: bytes, /) -> bytes: ...
+#: The largest window a zstd frame may ask for: what the zstd tool itself grants by default.
+MAX_WINDOW = 1 << 27
 
 
-def _decoder(container: str) -> _Decoder:
+def _decoder(container: str) -> Any:
+    """A decoder of one member or frame: it has `decompress`, `eof` and `unused_data`."""
     if container == "gzip":
         return zlib.decompressobj(wbits=31)
     if container == "zstd":
-        decoder: _Decoder = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        return decoder
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
     return lzma.LZMADecompressor()
+
+
+def _decode(decoder: Any, container: str, data: bytes) -> tuple[bytes, bytes | None]:
+    """Some decompressed bytes, a bounded number, and what the decoder must be given next (None: new input)."""
+    if container == "zstd":
+        return decoder.decompress(data), None
+    out = decoder.decompress(data, BLOCK)
+    if container == "xz":
+        return out, None if decoder.eof or decoder.needs_input else b""
+    return out, decoder.unconsumed_tail if len(out) == BLOCK and not decoder.eof else None
 
 
 def container_of(head: bytes) -> str | None:
@@ -62,8 +73,7 @@ class _Decompressed(io.RawIOBase):
     def __init__(self, raw: BinaryIO, container: str) -> None:
         self._raw = raw
         self._container = container
-        self._decoder: _Decoder | None = None
-        self._left = b""
+        self._left = memoryview(b"")
         self._blocks = self._decompress()
         self.fault: str | None = None
 
@@ -71,33 +81,30 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def _decompress(self) -> Iterator[bytes]:
-        decoder = _decoder(self._container)
+        container = self._container
+        decoder = _decoder(container)
         fresh = True
-        while True:
-            data = self._raw.read(BLOCK // 4)
-            if not data:
-                if not fresh:
-                    self.fault = f"the {self._container} data ends in the middle"
-                return
-            while data:
+        while data := self._raw.read(STEPS[container]):
+            following: bytes | None = data
+            while following is not None:
                 try:
-                    out = decoder.decompress(data)
+                    out, following = _decode(decoder, container, following)
                 except (zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-                    self.fault = f"the {self._container} data is damaged: {error}"
+                    self.fault = f"the {container} data is damaged: {error}"
                     return
                 fresh = False
                 if out:
                     yield out
-                data = b""
                 if decoder.eof:
-                    data = (
-                        decoder.unused_data.lstrip(b"\0") if self._container == "xz" else decoder.unused_data
-                    )
-                    decoder, fresh = _decoder(self._container), True
+                    rest = decoder.unused_data
+                    following = (rest.lstrip(b"\0") if container == "xz" else rest) or None
+                    decoder, fresh = _decoder(container), True
+        if not fresh:
+            self.fault = f"the {container} data ends in the middle"
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's name for Buffer is private
         if not self._left:
-            self._left = next(self._blocks, b"")
+            self._left = memoryview(next(self._blocks, b""))
         n = min(len(buffer), len(self._left))
         buffer[:n] = self._left[:n]
         self._left = self._left[n:]
