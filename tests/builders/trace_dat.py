@@ -161,20 +161,22 @@ class TraceDat:
         section(KALLSYMS, "kallsyms", self.host.kallsyms_text())
         section(PRINTK, "printk", self.host.printk_formats())
         section(COMMS, "command lines", self.host.saved_comms())
-        metadata, pointers = pointers, []
-        buffers = [(BUFFER, self._buffer7(out, len(strings), b)) for b in self.buffers]
+        first = [*pointers, *((o.id, o.data) for o in self.options)]
+        out[len(start) : len(start) + 8] = self._u64(len(out))
+        chain = self._options7(out, first)
+        last = [(BUFFER, self._buffer7(out, len(strings), b)) for b in self.buffers]
         strings += b"buffer flyrecord\0"
+        pointers.clear()
         section(STRINGS, "strings", strings + b"options\0strings\0")
-        first = [*metadata, *((o.id, o.data) for o in self.options)]
-        for entries in (first, [*buffers, *pointers]):
-            last = entries is not first
-            body = b"".join(self._option(i, d) for i, d in entries)
-            end = len(out) + 16 + len(body) + 14
-            body += self._option(0, self._u64(0 if last else end))
-            if not last:
-                out[len(start) : len(start) + 8] = self._u64(len(out))
-            out.extend(self._u16(0) + self._u16(0) + self._u32(0) + self._u64(len(body)) + body)
+        out[chain : chain + 8] = self._u64(len(out))
+        self._options7(out, [*last, *pointers])
         return bytes(out)
+
+    def _options7(self, out: bytearray, entries: Sequence[tuple[int, bytes]]) -> int:
+        """Append an options section; returns where the offset of the next one goes."""
+        body = b"".join(self._option(i, d) for i, d in entries) + self._option(0, self._u64(0))
+        out.extend(self._u16(0) + self._u16(0) + self._u32(0) + self._u64(len(body)) + body)
+        return len(out) - 8
 
     def _buffer7(self, out: bytearray, title: int, buffer: Buffer) -> bytes:
         """Append a buffer's section to the file; returns the data of the option that describes it."""
