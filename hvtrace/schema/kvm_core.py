@@ -81,7 +81,8 @@ KVM_CORE: tuple[Tracepoint, ...] = (
         layouts=(
             "reason restart ({errno:-u})",
             "reason error ({errno:-u})",
-            "reason {-:s} ({reason:u}){errno=0}",
+            # libtraceevent takes errno for unsigned: its texts look like this one whatever errno is.
+            "reason {-:s} ({reason:u}){errno=0!}",
         ),
     ),
     Tracepoint(
@@ -231,7 +232,7 @@ KVM_CORE: tuple[Tracepoint, ...] = (
             Field("rip", "u64", "Instruction pointer."),
             Field("csbase", "u32", "Base of the code segment."),
             Field("len", "u8", "Number of instruction bytes fetched."),
-            Field("insn", "bytes", "Instruction bytes, of which the first `len` are valid."),
+            Field("insn", "bytes", "The instruction bytes fetched.", sized_by="len"),
             Field("flags", "u8", "Mode: 0 real, 1 prot16, 3 vm16, 5 prot32, 9 prot64."),
             Field("failed", "u8", "1 where emulation failed."),
         ),

@@ -33,13 +33,15 @@ class Field:
     """One field of a tracepoint's record.
 
     `name` is the newest kernel's name, `type` one of TYPES, `doc` one sentence with the unit. `older` lists
-    names the same field had in other kernels.
+    names the same field had in other kernels. `sized_by` names the field that says how many bytes of a byte
+    array count; the rest of the array is not kept.
     """
 
     name: str
     type: str
     doc: str
     older: tuple[str, ...] = ()
+    sized_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,26 +10,32 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from hvtrace.parsers.recording import IRQ
 from hvtrace.parsers.text.cursor import I64, Text
 from hvtrace.parsers.text.events import EventReader, Rows
 from hvtrace.parsers.text.interner import Interner, mix
 from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
 from hvtrace.parsers.text.strings import string_column
 from hvtrace.schema.arrow import DICTIONARY
+from hvtrace.schema.common import RAW_STAMP
 from hvtrace.schema.registry import BY_NAME
+from hvtrace.schema.tracepoint import Context
 
 __all__ = ["Block", "BlockReader", "LostLine", "Stamps"]
 
 _NEWLINE, _SPACE, _RETURN = 0x0A, 0x20, 0x0D
 #: What tracers print for a thread whose name they do not know.
-_UNKNOWN_COMM = "<...>"
-#: Columns of a tracepoint that is not declared: its text as it is.
-TEXT_SCHEMA = pa.schema([pa.field("text", DICTIONARY)])
+_UNKNOWN_COMM = re.compile(r"<\.\.\.>|:-?\d+")
+#: The column of a tracepoint that is not declared: its text as it is.
+TEXT_COLUMN = "text"
+#: The third flag character of an event recorded outside interrupts.
+_NO_INTERRUPT = ord(".")
 
 #: Lines that are no events and yet understood: comments, headers, call chains, the report's own lines.
 _KNOWN_LINES = (
     r"^(#.*|cpus=\d+|version = .*|\s*|\t.*|\s+[0-9a-f]{8,16} .*|trace\.dat.*: *|\[\w*.*\] *file:.*|=+>.*)$"
 )
+_NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _LOST_LINE = r"CPU:(\d+) \[(?:LOST )?(\d*) ?EVENTS(?: DROPPED)?\]"
 _WRITTEN = r"entries-in-buffer/entries-written: (\d+)/(\d+)"
 
@@ -43,6 +50,8 @@ class Stamps:
 
     ticks: bool
     whole_ns: int = 1000
+    #: Where known, ticks are cycles of the TSC and this is its frequency: stamps are converted to ns.
+    tsc_khz: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +109,19 @@ class BlockReader:
 
     #: Samples of a kind of line that one block gives at most.
     SAMPLES = 20
+    #: Different names of undeclared tracepoints taken; more are a sign that the lines are something else.
+    UNDECLARED = 256
 
-    def __init__(self, dialect: Dialect, stamps: Stamps) -> None:
+    def __init__(self, dialect: Dialect, stamps: Stamps, kernel: bool = True) -> None:
+        """`kernel` is true for text the kernel itself printed, false for libtraceevent's."""
         self.dialect = dialect
+        self.kernel = kernel
         self.stamps = stamps
         self._readers: dict[str, EventReader] = {}
         self._comm_codes, self._comms = Interner(), list[str]()
         self._name_codes, self._names = Interner(), list[str]()
+        self._usable: list[bool] = []
+        self._undeclared = 0
         self._threads = Interner()
         self._groups = Interner()
 
@@ -116,17 +131,45 @@ class BlockReader:
         start, _, end = line_ends(text)
         block = Block(lines=len(start))
         lines, others = split(text, start, end, self.dialect)
+        lines, others = self._named(text, lines, others)
         ts = self._stamps(lines)
         if len(lines.line):
             lines, ts = self._in_order(lines, ts)
             self._tables(block, text, lines, ts, isa)
+            block.events = len(lines.line)
+            block.first_ns = int(ts[0])
         if len(others):
             self._others(block, text, others, start, end, lines, ts)
         return block
 
+    def _named(self, text: Text, lines: Lines, others: I64) -> tuple[Lines, I64]:
+        """The lines with codes for their tracepoints' names; what cannot be an event is put to the others."""
+        if self._name_codes.trim():
+            self._names.clear()
+            self._usable.clear()
+        lines.name = interned(
+            self._name_codes, self._names, text, lines.name, lines.name_start, lines.name_end
+        ).astype(np.uint64)
+        for name in self._names[len(self._usable) :]:
+            usable = name in BY_NAME
+            if not usable and _NAME.fullmatch(name) and self._undeclared < self.UNDECLARED:
+                self._undeclared += 1
+                usable = True
+            self._usable.append(usable)
+        last = _LAST_TICK if self.stamps.ticks else _LAST_SECOND
+        good = np.array(self._usable, dtype=np.bool_)[lines.name]
+        good &= (lines.whole <= last) & (lines.tid >= -1) & (lines.tid < 1 << 31)
+        if good.all():
+            return lines, others
+        return lines.take(np.flatnonzero(good)), np.sort(np.append(others, lines.line[~good]))
+
     def _stamps(self, lines: Lines) -> I64:
         """Stamps in ns (ticks where the clock counts ticks)."""
         whole = lines.whole.view(np.int64)
+        if self.stamps.tsc_khz is not None:
+            khz = np.uint64(self.stamps.tsc_khz)
+            million = np.uint64(1_000_000)
+            return (lines.whole // khz * million + lines.whole % khz * million // khz).view(np.int64)
         if self.stamps.ticks:
             return whole
         scale = _TEN_TO[9 - lines.fraction_digits]
@@ -142,14 +185,18 @@ class BlockReader:
     def _tables(self, block: Block, text: Text, lines: Lines, ts: I64, isa: int | None) -> None:
         self._forget()
         comm = interned(self._comm_codes, self._comms, text, lines.comm, lines.comm_start, lines.comm_end)
-        name = interned(self._name_codes, self._names, text, lines.name, lines.name_start, lines.name_end)
+        name = lines.name
         self._thread_names(block, lines, comm)
         self._cpu_stamps(block, lines, ts)
         comms = pa.array(self._comms, type=pa.string())
-        unknown = np.array([c == _UNKNOWN_COMM for c in self._comms], dtype=np.bool_)[comm]
+        flagged = bool(lines.context.any())
+        unknown = np.array([_UNKNOWN_COMM.fullmatch(c) is not None for c in self._comms], dtype=np.bool_)[
+            comm
+        ]
         has_unknown = bool(unknown.any())
+        # Small integers are sorted by counting.
         order = np.argsort(name.astype(np.uint16) if len(self._names) < 1 << 16 else name, kind="stable")
-        counts = np.bincount(name, minlength=len(self._names))
+        counts = np.bincount(name.view(np.int64), minlength=len(self._names))
         batches: dict[str, list[tuple[I64, Rows]]] = {}
         at = 0
         for code in np.flatnonzero(counts).tolist():
@@ -162,21 +209,21 @@ class BlockReader:
             columns = parts[0][1].columns
             if len(parts) > 1:
                 rows, columns = _put_together(rows, [read.columns for _, read in parts])
+            table = {"seq": pa.array(rows.view(np.uint64)), "ts_ns": pa.array(ts[rows])}
+            if self.stamps.tsc_khz is not None:
+                table[RAW_STAMP.name] = pa.array(lines.whole[rows])
             cpu = lines.cpu[rows]
             no_cpu = (cpu < 0) | (cpu > 0xFFFF)
-            common = [
-                pa.array(rows.astype(np.uint64)),
-                pa.array(ts[rows]),
-                pa.array(cpu.astype(np.uint16), mask=no_cpu if no_cpu.any() else None),
-                pa.array(lines.tid[rows].astype(np.int32)),
-                pa.DictionaryArray.from_arrays(
-                    pa.array(comm[rows], mask=unknown[rows] if has_unknown else None), comms
-                ),
-            ]
-            schema = pa.schema([*_COMMON, *parts[0][1].schema])
-            block.tables[title] = pa.RecordBatch.from_arrays([*common, *columns], schema=schema)
-        block.events = len(lines.line)
-        block.first_ns = int(ts[0])
+            table["cpu"] = pa.array(cpu.astype(np.uint16), mask=no_cpu if no_cpu.any() else None)
+            table["tid"] = pa.array(lines.tid[rows].astype(np.int32))
+            table["comm"] = pa.DictionaryArray.from_arrays(
+                pa.array(comm[rows], mask=unknown[rows] if has_unknown else None), comms
+            )
+            if flagged and _may_be_interrupt(title):
+                context = lines.context[rows]
+                table[IRQ] = pa.array(context != _NO_INTERRUPT, mask=context == 0)
+            table.update(zip(parts[0][1].names, columns, strict=True))
+            block.tables[title] = pa.RecordBatch.from_pydict(table)
 
     def _event(
         self, block: Block, text: Text, lines: Lines, rows: I64, name: str, isa: int | None
@@ -186,10 +233,10 @@ class BlockReader:
         tracepoint = BY_NAME.get(name)
         if tracepoint is None:
             column = string_column(text, start, end).dictionary_encode().cast(DICTIONARY)
-            return name, Rows([column], TEXT_SCHEMA, np.ones(len(rows), dtype=np.bool_))
+            return name, Rows([column], [TEXT_COLUMN], np.ones(len(rows), dtype=np.bool_))
         reader = self._readers.get(name)
         if reader is None:
-            reader = self._readers[name] = EventReader(tracepoint)
+            reader = self._readers[name] = EventReader(tracepoint, self.kernel)
         read = reader.read(text, start, end, isa)
         if not read.understood.all():
             wrong = np.flatnonzero(~read.understood)
@@ -204,8 +251,6 @@ class BlockReader:
         """Keep what is remembered of names within bounds."""
         if self._comm_codes.trim():
             self._comms.clear()
-        if self._name_codes.trim():
-            self._names.clear()
         self._threads.trim()
         self._groups.trim()
 
@@ -213,7 +258,7 @@ class BlockReader:
         tid = lines.tid.view(np.uint64)
         _, fresh = self._threads.codes(mix(tid, comm.astype(np.uint64)))
         for row in fresh.tolist():
-            if (known := self._comms[comm[row]]) != _UNKNOWN_COMM:
+            if not _UNKNOWN_COMM.fullmatch(known := self._comms[comm[row]]):
                 block.comms[int(lines.tid[row])] = known
         grouped = np.flatnonzero(lines.tgid >= 0)
         if len(grouped):
@@ -261,14 +306,16 @@ class BlockReader:
         )
 
 
+#: Larger stamps are no stamps: they do not fit 63 bits of ns (or ticks).
+_LAST_SECOND = np.uint64(9_000_000_000)
+_LAST_TICK = np.uint64((1 << 63) - 1)
 _TEN_TO = np.array([10**i for i in range(10)], dtype=np.int64)
-_COMMON = (
-    pa.field("seq", pa.uint64()),
-    pa.field("ts_ns", pa.int64()),
-    pa.field("cpu", pa.uint16()),
-    pa.field("tid", pa.int32()),
-    pa.field("comm", DICTIONARY),
-)
+
+
+def _may_be_interrupt(name: str) -> bool:
+    """Whether attribution asks where an event of this tracepoint was recorded."""
+    tracepoint = BY_NAME.get(name)
+    return tracepoint is None or tracepoint.context not in (Context.VCPU, Context.NONE)
 
 
 def _number(digits: str | None) -> int:

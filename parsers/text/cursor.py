@@ -203,7 +203,7 @@ class Text:
             step = first_of(self.at(found[rows]), byte)
             found[rows] += step
             rows = rows[(step == 8) & (found[rows] < end[rows])]
-        found = np.minimum(found, end)
+        np.minimum(found, end, out=found)
         return found
 
     def slice(self, start: int, end: int) -> bytes:

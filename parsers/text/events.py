@@ -15,8 +15,7 @@ from hvtrace.parsers.text.match import Captured, Matcher, Slices
 from hvtrace.parsers.text.strings import binary_column, string_column
 from hvtrace.parsers.text.vocabulary import VOCABULARY
 from hvtrace.schema.arrow import ARROW_TYPES, DICTIONARY
-from hvtrace.schema.names import EXIT_REASON, decoded
-from hvtrace.schema.registry import event_schema
+from hvtrace.schema.common import column_name
 from hvtrace.schema.tracepoint import Field, Tracepoint
 
 __all__ = ["EventReader", "Rows"]
@@ -31,22 +30,23 @@ _RAW_NAME = re.compile(rb"(?:^| )([A-Za-z_]\w*)=")
 
 @dataclass(slots=True)
 class Rows:
-    """Columns of some events, without the common ones; `understood` is false for texts that fit no layout."""
+    """Columns of some events, without the common ones, and their names; `understood`: the text fits a layout."""
 
     columns: list[pa.Array]
-    schema: pa.Schema
+    names: list[str]
     understood: Flags
 
 
 class EventReader:
     """Reads one tracepoint's texts. It remembers which layout fitted last; not for several threads at once."""
 
-    def __init__(self, tracepoint: Tracepoint) -> None:
+    def __init__(self, tracepoint: Tracepoint, kernel: bool = True) -> None:
+        """`kernel` is true for text the kernel itself printed, false for libtraceevent's."""
         self.tracepoint = tracepoint
-        self.schema = event_schema(tracepoint)
+        self.names = [column_name(f.name) for f in tracepoint.fields]
         self.fields = {name: f for f in tracepoint.fields for name in (f.name, *f.older)}
         self._bits = {f.name: _BITS.get(f.type, 64) for f in tracepoint.fields}
-        self._layouts = [parse_layout(layout, VOCABULARY) for layout in tracepoint.layouts]
+        self._layouts = [parse_layout(layout, VOCABULARY, kernel) for layout in tracepoint.layouts]
         self._matchers = [Matcher(ops, self._bits) for ops in self._layouts]
         self._raw: dict[tuple[bytes, ...], Matcher] = {}
 
@@ -58,7 +58,7 @@ class EventReader:
         found = self._captured(text, start, end)
         if "isa" in self.fields and isa is not None:
             self._fill(found, "isa", isa)
-        return Rows(self._columns(text, found, len(start)), self.schema, found.fits)
+        return Rows(self._columns(text, found, len(start)), self.names, found.fits)
 
     def _captured(self, text: Text, start: I64, end: I64) -> Captured:
         """What the layouts take out of the texts, each line by the first layout that fits it."""
@@ -149,25 +149,8 @@ class EventReader:
             found.valid[name] = valid | missing
 
     def _columns(self, text: Text, found: Captured, n: int) -> list[pa.Array]:
-        columns = []
         all_fit = bool(found.fits.all())
-        for field in self.tracepoint.fields:
-            column = self._column(text, found, field, n, all_fit)
-            columns.append(column)
-            for named in self.tracepoint.names:
-                if named.field != field.name:
-                    continue
-                if field.name not in found.values:
-                    columns.append(pa.nulls(n, DICTIONARY))
-                    continue
-                isa = found.values.get("isa") if named.table == EXIT_REASON else None
-                if named.table == EXIT_REASON:
-                    known = found.valid.get("isa")
-                    isa = np.zeros(n, dtype=np.uint64) if isa is None else isa
-                    isa = isa if known is None else np.where(known, isa, 0)
-                valid = _valid(found, field.name, all_fit)
-                columns.append(decoded(named, found.values[field.name], isa, valid))
-        return columns
+        return [self._column(text, found, field, n, all_fit) for field in self.tracepoint.fields]
 
     def _column(self, text: Text, found: Captured, field: Field, n: int, all_fit: bool) -> pa.Array:
         valid = _valid(found, field.name, all_fit)

@@ -15,6 +15,7 @@ A layout is the text as it is printed, with captures in braces and optional part
 | `{f:@table}` | one of the words of a table in `hvtrace.parsers.text.vocabulary`; `{f,g:@table}` fills two fields |
 | `{f?text}` | true where the text stands here, false where it does not |
 | `{f=1}` | nothing is read: the field has this value |
+| `{f=1!}` | the same, but only where the kernel printed the text (libtraceevent prints some forms wrongly) |
 | `{f:s}` | a string, up to where the next literal stands first, or the end of the line |
 | `{f:r}` | a string, up to where the next literal stands with all that the layout has after it |
 | `{f,n:b}` | hexadecimal bytes separated by blanks, and their number |
@@ -159,7 +160,8 @@ _BAR_WORD = re.compile(r"\|(\w+)=(\w+)")
 
 
 class _Parser:
-    def __init__(self, layout: str, tables: Mapping[str, Words]) -> None:
+    def __init__(self, layout: str, tables: Mapping[str, Words], kernel: bool) -> None:
+        self.kernel = kernel
         self.layout = layout
         self.tables = tables
         self.pos = 0
@@ -185,7 +187,7 @@ class _Parser:
                 self.pos += 1
             elif char == "{":
                 flush()
-                result.append(self.capture())
+                result.extend(self.capture())
             elif char == "[":
                 flush()
                 result.append(Maybe(self.ops("]")))
@@ -201,7 +203,7 @@ class _Parser:
         flush()
         return tuple(result)
 
-    def capture(self) -> Op:
+    def capture(self) -> tuple[Op, ...]:
         end = self.pos
         while end < len(self.layout) and self.layout[end] != "}":
             end += 2 if self.layout[end] == "\\" else 1
@@ -210,7 +212,10 @@ class _Parser:
         if parts is None:
             raise self.fail(f"no capture {{{inside}}}")
         names = tuple(None if name == "-" else name for name in parts["fields"].split(","))
-        return self.op(names, parts["mark"], parts["what"])
+        if parts["mark"] == "=" and parts["what"].endswith("!"):
+            constant = self.op(names, "=", parts["what"][:-1])
+            return (constant,) if self.kernel else ()
+        return (self.op(names, parts["mark"], parts["what"]),)
 
     def op(self, names: tuple[str | None, ...], mark: str, what: str) -> Op:
         name = names[0]
@@ -257,7 +262,10 @@ def _linked(ops: tuple[Op, ...], after: bytes | None) -> tuple[Op, ...]:
     return tuple(result)
 
 
-def parse_layout(layout: str, tables: Mapping[str, Words]) -> tuple[Op, ...]:
-    """The ops of a layout. `tables` are the word tables it may name. Raises LayoutError."""
-    parser = _Parser(layout, tables)
+def parse_layout(layout: str, tables: Mapping[str, Words], kernel: bool = True) -> tuple[Op, ...]:
+    """The ops of a layout, for text that the kernel (or libtraceevent) printed.
+
+    `tables` are the word tables it may name. Raises LayoutError.
+    """
+    parser = _Parser(layout, tables, kernel)
     return _linked(parser.ops(), b"")

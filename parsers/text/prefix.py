@@ -32,14 +32,14 @@ PATTERNS: dict[Dialect, tuple[str, ...]] = {
     "ftrace": (
         # As above, with any width of columns.
         r"^\s*(?P<comm>\S.*?|)-(?P<tid>\d+)\s+(?:\(\s*(?:(?P<tgid>\d+)|-+)\s*\)\s*)?\[(?P<cpu>\d+)\]"
-        r"\s+(?:[^\s\d]\S{0,8}\s+)?(?P<sec>\d+)(?:\.(?P<frac>\d{1,9}))?:\s+(?:\(\+\d+\)\s+)?"
+        r"\s+(?:(?P<flags>[^\s\d]\S{0,8})\s+)?(?P<sec>\d+)(?:\.(?P<frac>\d{1,9}))?:\s+(?:\(\+\d+\)\s+)?"
         r"(?P<event>[A-Za-z_]\w*):(?: |$)\s*(?P<text>.*)$",
         # trace-cmd report -l: the name cut to eight columns, CPU and flags in one.
-        r"^\s*(?P<comm>\S.*?|)-(?P<tid>\d+)\s+(?P<tgid>\b\B)?(?P<cpu>\d+)(?:[^\s\d]\S{0,8})?"
+        r"^\s*(?P<comm>\S.*?|)-(?P<tid>\d+)\s+(?P<tgid>\b\B)?(?P<cpu>\d+)(?P<flags>[^\s\d]\S{0,8})?"
         r"\s+(?P<sec>\d+)(?:\.(?P<frac>\d{1,9}))?:\s+(?P<event>[A-Za-z_]\w*):(?: |$)\s*(?P<text>.*)$",
     ),
     "perf": (
-        r"^\s*(?P<comm>\S.*?|)\s+(?:(?P<tgid>\d+)/\s*)?(?P<tid>-?\d+)\s+(?:\[(?P<cpu>\d+)\]\s+)?"
+        r"^\s*(?P<comm>\S.*?|)\s+(?:(?P<tgid>\d+)/\s*)?(?P<tid>-?\d+)\s+(?P<flags>\b\B)?(?:\[(?P<cpu>\d+)\]\s+)?"
         r"(?P<sec>\d+)\.(?P<frac>\d{1,9}):\s+(?:\d+\s+)?(?:[\w-]+:)?(?P<event>[A-Za-z_]\w*):(?: |$)\s*"
         r"(?P<text>.*)$",
     ),
@@ -52,7 +52,8 @@ class Lines:
 
     `comm` and `name` are keys (see `Interner`) whose characters stand at `comm_start`..`comm_end` and
     `name_start`..`name_end`; `start` and `end` bound the event's text. `tgid` and `cpu` are -1 where not given.
-    `fraction` has `fraction_digits` digits, 0 where the stamp is one whole number.
+    `context` is the third of the flag characters (a dot: not in an interrupt), 0 where there are none. `fraction`
+    has `fraction_digits` digits, 0 where the stamp is one whole number.
     """
 
     line: I64
@@ -62,6 +63,7 @@ class Lines:
     tid: I64
     tgid: I64
     cpu: I64
+    context: npt.NDArray[np.uint8]
     whole: U64
     fraction: U64
     fraction_digits: I64
@@ -148,8 +150,9 @@ class _Aligned:
             self.group(tgid)
         cpu = self.cpu()
         self.skip_blanks()
+        context = np.zeros(len(tid), dtype=np.uint8)
         if not self.perf:
-            self.flags()
+            self.flags(context)
         whole = self.number()
         fraction, digits = self.fraction()
         self.expect(b": ")
@@ -166,6 +169,7 @@ class _Aligned:
             tid=tid.view(np.int64),
             tgid=tgid,
             cpu=cpu,
+            context=context,
             whole=whole,
             fraction=fraction,
             fraction_digits=digits,
@@ -223,11 +227,12 @@ class _Aligned:
         self.expect(b"] ")
         return value.view(np.int64)
 
-    def flags(self) -> None:
+    def flags(self, context: npt.NDArray[np.uint8]) -> None:
         """`d..1.`: interrupt and preemption flags, in the columns some tools leave out. Never starts with a digit."""
         char = self.text.char(self.cursor)
         rows = np.flatnonzero((char < ord("0")) | (char > ord("9")))
         if len(rows):
+            context[rows] = self.text.char(np.minimum(self.cursor[rows] + 2, self.text.size))
             limit = np.minimum(self.end[rows], self.cursor[rows] + 10)
             at = self.text.find(self.cursor[rows], _SPACE, limit)
             self.cursor[rows] = np.minimum(self.text.skip(at, _SPACE), self.text.size)
@@ -305,6 +310,7 @@ def _patterned(text: Text, lines: I64, start: I64, end: I64, dialect: Dialect) -
             tid=number("tid"),
             tgid=number("tgid"),
             cpu=number("cpu"),
+            context=_third(found["flags"]),
             whole=number("sec", 0).view(np.uint64),
             fraction=number("frac", 0).view(np.uint64),
             fraction_digits=length("frac"),
@@ -318,6 +324,15 @@ def _patterned(text: Text, lines: I64, start: I64, end: I64, dialect: Dialect) -
         rest = np.flatnonzero(~fits)
         lines, start, end = lines[rest], start[rest], end[rest]
     return result
+
+
+def _third(flags: pl.Series) -> npt.NDArray[np.uint8]:
+    """Code of the third character of each string, 0 where there is none."""
+    third = flags.cast(pl.String).str.slice(2, 1).fill_null("")
+    codes = {c: ord(c) for c in third.unique().to_list() if c and ord(c) < 128}
+    return np.asarray(
+        third.replace_strict(codes, default=0, return_dtype=pl.UInt8).to_numpy(), dtype=np.uint8
+    )
 
 
 def _back_to(text: Text, position: I64, byte: int) -> I64:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from hvtrace.errors import InputError
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
 from hvtrace.parsers.text.block import Block, BlockReader, Stamps
-from hvtrace.parsers.text.sniff import dialect_of, sniff_text, stamps_of
+from hvtrace.parsers.text.sniff import counts_cycles, dialect_of, sniff_text, stamps_of
 
 __all__ = ["StreamFactory", "TextRecording", "open_text"]
 
@@ -34,11 +34,14 @@ _HEADER_FACTS = {
 }
 
 
-def open_text(path: str | os.PathLike[str], stream_factory: StreamFactory) -> TextRecording:
+def open_text(
+    path: str | os.PathLike[str], stream_factory: StreamFactory, tsc_khz: int | None = None
+) -> TextRecording:
     """Open the text of ftrace, trace-cmd report or perf script.
 
-    `stream_factory` gives a new stream of its decompressed bytes each time. Raises InputError where the text is
-    none of these.
+    `stream_factory` gives a new stream of its decompressed bytes each time. `tsc_khz` is the TSC's frequency: stamps
+    that are ticks are converted with it, if they advance as a TSC does. Raises InputError where the text is none of
+    these.
     """
     with stream_factory() as stream:
         head = stream.read(HEAD)
@@ -46,7 +49,7 @@ def open_text(path: str | os.PathLike[str], stream_factory: StreamFactory) -> Te
     if kind is None:
         first = head.split(b"\n", 1)[0][:80].decode("utf-8", "replace")
         raise InputError(path, f"no event was found in this text; it begins with {first!r}")
-    return TextRecording(path, kind, stream_factory, head)
+    return TextRecording(path, kind, stream_factory, head, tsc_khz)
 
 
 def _blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
@@ -69,13 +72,21 @@ class TextRecording:
     """Implements `hvtrace.parsers.recording.Recording`."""
 
     def __init__(
-        self, path: str | os.PathLike[str], kind: str, stream_factory: StreamFactory, head: bytes
+        self,
+        path: str | os.PathLike[str],
+        kind: str,
+        stream_factory: StreamFactory,
+        head: bytes,
+        tsc_khz: int | None,
     ) -> None:
         self._open = stream_factory
         self._dialect = dialect_of(kind)
         self._stamps = self._tell_stamps(kind, head)
-        self.source = Source(os.fspath(path), os.stat(path).st_size if os.path.exists(path) else 0, kind)
         self.clock = Clock("unknown", "ticks" if self._stamps.ticks else "ns")
+        if self._stamps.ticks and tsc_khz and counts_cycles(head, kind):
+            self._stamps = Stamps(ticks=True, tsc_khz=tsc_khz)
+            self.clock = Clock("x86-tsc", "ns", raw=True)
+        self.source = Source(os.fspath(path), os.stat(path).st_size if os.path.exists(path) else 0, kind)
         self.kernel: str | None = None
         self.facts: dict[str, str] = {}
         self._clear()
@@ -126,7 +137,7 @@ class TextRecording:
 
     def _read(self, stream: BinaryIO) -> Iterator[tuple[int, Block]]:
         """Blocks in their order; one is read while the one before it is taken up."""
-        reader = BlockReader(self._dialect, self._stamps)
+        reader = BlockReader(self._dialect, self._stamps, self.source.format == "ftrace text")
         isa: int | None = None
 
         def read(data: bytes) -> Block:

@@ -7,7 +7,7 @@ import re
 from hvtrace.parsers.text.block import Stamps
 from hvtrace.parsers.text.prefix import PATTERNS, Dialect
 
-__all__ = ["DIALECTS", "dialect_of", "sniff_text", "stamps_of"]
+__all__ = ["DIALECTS", "counts_cycles", "dialect_of", "sniff_text", "stamps_of"]
 
 #: Format (see `Source.format`) → how its lines are written.
 DIALECTS: dict[str, Dialect] = {
@@ -22,6 +22,8 @@ _PADDED = re.compile(r": [a-z_]\w*:  +\S")
 #: Lines looked at, and the length each is cut to.
 _LOOK = 400
 _LONGEST = 400
+#: Ticks from one event to the next, on the average, from which they must be cycles.
+_CYCLES = 50
 
 
 def _lines(head: bytes) -> list[str]:
@@ -57,6 +59,16 @@ def sniff_text(head: bytes) -> str | None:
 def dialect_of(format_name: str) -> Dialect:
     """How lines of a format are written."""
     return DIALECTS[format_name]
+
+
+def counts_cycles(head: bytes, format_name: str) -> bool:
+    """Whether ticks advance as a TSC's do: the clock "counter" advances by about one an event."""
+    patterns = _LINES[dialect_of(format_name)]
+    found = [
+        m for line in _lines(head)[:_LOOK] if (m := next((m for p in patterns if (m := p.match(line))), None))
+    ]
+    stamps = [int(m["sec"]) for m in found]
+    return len(stamps) > 1 and (max(stamps) - min(stamps)) // (len(stamps) - 1) >= _CYCLES
 
 
 def stamps_of(head: bytes, format_name: str) -> Stamps | None:
