@@ -1,0 +1,233 @@
+"""Store → tape → verdicts: replays a store through the reference model and keeps what the rules say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hvtrace.errors import HvtraceError
+from hvtrace.replay.engine import Engine
+from hvtrace.replay.judge import Coverage, Judge
+from hvtrace.replay.model.exposure import Offer, parse_cpu
+from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.profile import Profile, profile_for, profile_named
+from hvtrace.replay.rules import RULES, select
+from hvtrace.replay.tape import TAPE, Table, events
+from hvtrace.replay.verdict import Divergence, Severity
+from hvtrace.schema.tables import table_schema
+from hvtrace.store import Store
+
+if TYPE_CHECKING:
+    from hvtrace.replay.rule import Rule
+
+__all__ = ["CheckResult", "Options", "check"]
+
+#: Tracepoints that nobody picks one by one: where all of these have events and the recording has many kinds, the
+#: whole kvm group was recorded, and a tracepoint without events never fired.
+WHOLE_GROUP = frozenset({"kvm_entry", "kvm_exit", "kvm_fpu", "kvm_userspace_exit"})
+MANY_KINDS = 14
+
+#: Where this many of the synthetic timers' tracepoints have events, all of them were recorded.
+TIMER_PREFIX, TIMER_KINDS = "kvm_hv_stimer_", 5
+
+#: The -cpu option in a command line.
+_CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person may ask for: a -cpu option, a profile by name, rules by code prefix."""
+
+    cpu: str | None = None
+    profile: str | None = None
+    chosen: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class CheckResult:
+    """The outcome. `totals` and `judged` count events of the tape by tracepoint; `total` all events of the store."""
+
+    source: str
+    profile: str
+    total: int
+    divergences: list[Divergence] = field(default_factory=list)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    judged: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def replayed(self) -> int:
+        """Events of the store that the model consumed."""
+        return sum(self.totals.values())
+
+    @property
+    def verdict(self) -> str:
+        """One of "diverged" (an error), "unjudged" (no rule could judge any event), "clean"."""
+        if any(found.severity is Severity.ERROR for found in self.divergences):
+            return "diverged"
+        if not any(counted.holds or counted.diverges for counted in self.coverage.values()):
+            return "unjudged"
+        return "clean"
+
+    @property
+    def unknown(self) -> int:
+        """Verdicts that could not be given."""
+        return sum(sum(counted.unknown.values()) for counted in self.coverage.values())
+
+
+def check(store: Store, options: Options | None = None) -> CheckResult:
+    """Replay a store and judge it; the verdicts are also written into it.
+
+    Raises HvtraceError where an option is wrong or a table cannot be read.
+    """
+    options = options or Options()
+    manifest = store.manifest
+    rules = _rules(options)
+    profile = _profile(options, manifest.kernel)
+    traced = _traced(store)
+    judge = Judge(rules, traced)
+    bench = Bench(judge, profile, traced, _offer(options, manifest.host), _ignore_msrs(manifest.host))
+    result = CheckResult(_source(store), profile.name, manifest.total)
+    engine = Engine(bench, [(lost.get("from_ns"), lost.get("to_ns")) for lost in manifest.lost])
+    for window in events({name: _table(store, name) for name in TAPE if store.has(name)}, result.totals):
+        engine.run(window)
+    engine.finish()
+    result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
+    result.coverage = judge.coverage
+    result.judged = {name: judge.judged.get(name, 0) for name in result.totals}
+    try:
+        _write(store.path, result)
+    except OSError as error:
+        result.notes.append(f"the verdicts were not written into the store: {error.strerror or error}")
+    return result
+
+
+def _rules(options: Options) -> tuple[Rule, ...]:
+    if not options.chosen and not options.ignored:
+        return RULES
+    try:
+        return select(options.chosen, options.ignored)
+    except ValueError as error:
+        raise HvtraceError(str(error)) from error
+
+
+def _profile(options: Options, kernel: str | None) -> Profile:
+    if options.profile is None:
+        return profile_for(kernel)
+    try:
+        return profile_named(options.profile)
+    except ValueError as error:
+        raise HvtraceError(str(error)) from error
+
+
+def _source(store: Store) -> str:
+    names = [str(source.get("name", "")) for source in store.manifest.sources]
+    return ", ".join(name for name in names if name) or store.path.name
+
+
+def _offer(options: Options, host: dict[str, Any]) -> Offer | None:
+    """What the guest was offered, from --cpu or from the command line noted beside the recording."""
+    if options.cpu is not None:
+        try:
+            return parse_cpu(options.cpu)
+        except ValueError as error:
+            raise HvtraceError(f"--cpu: {error}") from error
+    # Several VMs with different options cannot be told apart: then nothing is known.
+    found = set(_CPU.findall(_words(host.get("qemu_command"))))
+    if len(found) != 1:
+        return None
+    try:
+        return parse_cpu(found.pop())
+    except ValueError:
+        return None
+
+
+def _words(command: object) -> str:
+    if isinstance(command, list):
+        return " ".join(map(str, command))
+    return command if isinstance(command, str) else ""
+
+
+def _ignore_msrs(host: dict[str, Any]) -> bool | None:
+    """The module parameter, where the metadata has it."""
+    parameters = host.get("module_parameters")
+    kvm = parameters.get("kvm") if isinstance(parameters, dict) else None
+    value = kvm.get("ignore_msrs") if isinstance(kvm, dict) else None
+    return {"Y": True, "N": False, "1": True, "0": False}.get(str(value))
+
+
+def _traced(store: Store) -> frozenset[str]:
+    """Tracepoints that were recorded, fired or not, as far as the recording shows it."""
+    fired = {name for name, count in store.manifest.events.items() if count}
+    kvm = {name for name in fired if name.startswith("kvm_")}
+    if fired >= WHOLE_GROUP and len(kvm) >= MANY_KINDS:
+        return frozenset(fired | set(TAPE))
+    timers = {name for name in fired if name.startswith(TIMER_PREFIX)}
+    if len(timers) >= TIMER_KINDS:
+        fired |= {name for name in TAPE if name.startswith(TIMER_PREFIX)}
+    return frozenset(fired)
+
+
+def _table(store: Store, name: str) -> Table:
+    file = store.parquet(name)
+
+    def read(columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        known = set(file.schema_arrow.names)
+        try:
+            for batch in file.iter_batches(batch_size=rows, columns=[c for c in columns if c in known]):
+                yield _completed(batch, columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise HvtraceError(f"{store.file(name)}: cannot be read: {error}") from error
+
+    return Table(int(file.metadata.num_rows), read)
+
+
+def _completed(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
+    """The columns asked for, null where the table lacks one."""
+    have = set(batch.schema.names)
+    arrays = [batch.column(name) if name in have else pa.nulls(len(batch), pa.int64()) for name in columns]
+    return pa.RecordBatch.from_arrays(arrays, names=columns)
+
+
+def _write(directory: Path, result: CheckResult) -> None:
+    """Write divergences.parquet and coverage.parquet, each beside its final name and renamed when whole."""
+    rows = [
+        {
+            "rule": found.rule,
+            "name": found.name,
+            "severity": found.severity.value,
+            "seq": found.seq,
+            "ts_ns": found.ts_ns,
+            "vm": found.vm,
+            "vcpu": found.vcpu,
+            "tracepoint": found.tracepoint,
+            "expected": found.expected,
+            "observed": found.observed,
+            "message": found.message if found.count == 1 else f"{found.message} ({found.count} times)",
+        }
+        for found in result.divergences
+    ]
+    counts: list[dict[str, object]] = []
+    for rule, counted in result.coverage.items():
+        for verdict, number in (("holds", counted.holds), ("diverges", counted.diverges)):
+            if number:
+                counts.append({"rule": rule, "verdict": verdict, "reason": None, "count": number})
+        for reason, number in sorted(counted.unknown.items()):
+            counts.append({"rule": rule, "verdict": "unknown", "reason": reason.value, "count": number})
+    for name, content in (("divergences", rows), ("coverage", counts)):
+        target = directory / f"{name}.parquet"
+        beside = directory / f".{name}.parquet.{os.getpid()}"
+        try:
+            pq.write_table(pa.Table.from_pylist(content, table_schema(name)), beside, compression="zstd")
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
