@@ -1,1 +1,1 @@
-
+"""Timelines for the Perfetto UI."""
