@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS, SAMPLE
 
-__all__ = ["BLOCK", "CompressedError", "Frames", "Framer", "kinds_of", "sizes_of"]
+__all__ = ["BLOCK", "CompressedError", "Framer", "Frames"]
 
 Longs = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.int64]
@@ -24,7 +24,9 @@ Index = npt.NDArray[np.int64]
 #: u64 in a block.
 BLOCK = 2048
 #: u64 in which a block's first record is looked for at first; the largest record there is.
-NEAR, FAR = 96, 8192
+NEAR, FAR = 32, 8192
+#: Steps between two looks at which blocks are done.
+STRIDE = 8
 #: Headers of a chain that must be plausible.
 CHAIN = 5
 #: Breaks in the list after which the rest is given up.
@@ -33,6 +35,9 @@ MAX_BREAKS = 1000
 LOW = np.uint64(0xFFFFFFFF)
 #: The type of a header word, and the bits of the size that are 0.
 SAMPLE_BITS = np.uint64(7 << 48 | 0xFFFFFFFF)
+SIZE_LOW = np.uint64(7 << 48)
+#: A header word shifted by this is the size in u64.
+SIZE = np.uint64(51)
 _TRAILING = {r.number: r.trailing for r in RECORDS if r.trailing}
 _PACKED = (COMPRESSED, COMPRESSED2)
 
@@ -48,22 +53,19 @@ class CompressedError(Exception):
     """There are compressed records."""
 
 
-def kinds_of(head: Longs) -> npt.NDArray[np.int64]:
-    """Types of records from their header words; all that are larger than 128 as 128."""
-    return np.minimum(head & LOW, np.uint64(128)).view(np.int64)
-
-
-def sizes_of(head: Longs) -> Longs:
-    """Sizes in bytes of records from their header words."""
-    return head >> np.uint64(48)
-
-
 @dataclass(slots=True)
 class Frames:
-    """Records of some blocks in file order: u64 index and header word of each."""
+    """Records in file order: u64 index of each, and its size in u64."""
 
     at: Index
-    head: Longs
+    size: npt.NDArray[np.uint64] | npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def take(self, rows: Index | npt.NDArray[np.bool_]) -> Frames:
+        """Some of them."""
+        return Frames(self.at[rows], self.size[rows])
 
 
 @dataclass(slots=True)
@@ -76,10 +78,14 @@ class Framer:
     irregular: dict[int, Index] = field(default_factory=dict)
     _breaks: int = 0
 
-    def frame(self, start: int, block: int, count: int, stop: int) -> tuple[Frames, int]:
+    def kinds(self, at: Index) -> Index:
+        """Types of the records at `at`; all that are larger than 128 as 128."""
+        return np.minimum(self.longs.take(at) & LOW, np.uint64(128)).view(np.int64)
+
+    def frame(self, start: int, block: int, count: int, stop: int) -> tuple[Frames, Index, int]:
         """Find the records that begin in `count` blocks from number `block` on, the first of them at `start`.
 
-        Records end at `stop`. Returns them and where the next one begins.
+        Records end at `stop`. Returns them, which of them are no samples, and where the next record begins.
         """
         bounds = (block + np.arange(count, dtype=np.int64)) * BLOCK
         limits = np.minimum(bounds + BLOCK, stop)
@@ -87,9 +93,9 @@ class Framer:
         starts[0] = start
         at, ends = self._step(starts, limits)
         head = self.longs.take(at)
-        clean = self._clean(at, head, bounds, stop)
-        edges = np.searchsorted(at, bounds).tolist()
-        edges.append(len(at))
+        others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
+        clean = self._clean(at, head, others, bounds, stop)
+        edges = [*np.searchsorted(at, bounds).tolist(), len(at)]
 
         parts: list[Index] = []
         first = 0
@@ -105,69 +111,95 @@ class Framer:
             if place < limit:
                 own, place = self._follow(place, limit, stop, block + n)
                 parts.append(own)
-        if not parts:
-            return Frames(at, head), place
-        parts.append(at[edges[first] :] if first < len(edges) else at[:0])
-        at = np.concatenate(parts)
-        return Frames(at, self.longs.take(at)), place
+        if parts:
+            at = np.concatenate([*parts, at[edges[first] :]])
+            head = self.longs.take(at)
+            others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
+        return Frames(at, head >> SIZE), others, place
 
     def again(self, blocks: Index, starts: Index, stops: Index) -> Frames:
-        """Find the records of blocks whose first record is known; `stops` are the ends of their stretches."""
+        """Find the samples of blocks whose first record is known; `stops` are the ends of their stretches."""
         odd = np.array([number in self.irregular for number in blocks.tolist()], np.bool_)
         plain = ~odd
         limits = np.minimum((blocks[plain] + 1) * BLOCK, stops[plain])
         at, _ = self._step(starts[plain], limits)
         if odd.any():
             at = np.sort(np.concatenate([at, *(self.irregular[n] for n in blocks[odd].tolist())]))
-        return Frames(at, self.longs.take(at))
+        head = self.longs.take(at)
+        frames = Frames(at, head >> SIZE)
+        sample = (head & SAMPLE_BITS) == np.uint64(SAMPLE)
+        return frames if sample.all() else frames.take(sample)
 
     def _step(self, starts: Index, limits: Index) -> tuple[Index, Index]:
-        """Follow the list from each start to its limit, all in lock step; places in file order, and the ends."""
+        """Follow the list from each start to its limit, all in lock step; places in file order, and the ends.
+
+        A lane that has passed its limit goes on with the others, to no effect, until few are left.
+        """
         ends = starts.copy()
-        live = np.flatnonzero((starts >= 0) & (starts < limits))
-        at, limit = starts[live], limits[live]
+        lanes = np.flatnonzero((starts >= 0) & (starts < limits))
+        at, limit = starts[lanes], limits[lanes]
         counts = np.zeros(len(starts), np.int64)
-        steps: list[Index] = []
-        alive: list[Index] = []
-        longs, shift = self.longs, np.uint64(51)
-        while live.size:
-            steps.append(at)
-            alive.append(live)
-            step = (longs.take(at) >> shift).view(np.int64)
-            at = at + np.maximum(step, 1)
-            on = at < limit
-            if not on.all():
-                done = np.flatnonzero(~on)
-                gone = live[done]
-                ends[gone], counts[gone] = at[done], len(steps)
-                on = np.flatnonzero(on)
-                live, at, limit = live[on], at[on], limit[on]
+        parts: list[tuple[Index, Index, Index]] = []
+        # A block has at most so many records: a lane that does not move (a size of 0) ends there.
+        left = BLOCK
+        while lanes.size and left > 0:
+            steps = [at]
+            head = np.empty(len(at), np.uint64)
+            while True:
+                for _ in range(STRIDE):
+                    self.longs.take(at, out=head, mode="clip")
+                    np.right_shift(head, SIZE, out=head)
+                    at = at + head.view(np.int64)
+                    steps.append(at)
+                left -= STRIDE
+                live = at < limit
+                if left <= 0 or 4 * np.count_nonzero(live) < len(live):
+                    break
+            matrix = np.array(steps[:-1]).T
+            inside = matrix < limit[:, None]
+            own = inside.sum(axis=1)
+            matrix = matrix[inside]
+            # The first place past the limit, or where the lane stands.
+            parts.append((lanes, own, matrix))
+            counts[lanes] += own
+            stood = np.array(steps).T[np.arange(len(lanes)), own]
+            ends[lanes] = stood
+            rest = np.flatnonzero(live)
+            lanes, at, limit = lanes[rest], at[rest], limit[rest]
+        if len(parts) == 1:
+            return parts[0][2], ends
         out = np.empty(int(counts.sum()), np.int64)
         base = np.cumsum(counts) - counts
-        where, last = base, None
-        for n, (at, live) in enumerate(zip(steps, alive, strict=True)):
-            if live is not last:
-                where, last = base[live], live
-            out[where + n] = at
+        for lanes, own, places in parts:
+            first = np.cumsum(own) - own
+            out[np.repeat(base[lanes] - first, own) + np.arange(len(places))] = places
+            base[lanes] += own
         return out, ends
 
-    def _clean(self, at: Index, head: Longs, bounds: Index, stop: int) -> npt.NDArray[np.bool_]:
+    def _clean(
+        self, at: Index, head: Longs, others: Index, bounds: Index, stop: int
+    ) -> npt.NDArray[np.bool_]:
         """Which blocks hold nothing but whole records that tell where the next one is."""
-        size = sizes_of(head)
-        bad = (size < 8) | (size & np.uint64(7) != 0) | _ODD.take(kinds_of(head))
-        if len(at):
-            near = np.searchsorted(at, stop - FAR)
-            bad[near:] |= at[near:] + (size[near:] >> np.uint64(3)).view(np.int64) > stop
+        bad = [at[:0]]
+        if len(at) and int(head.min()) < 1 << 51:
+            bad.append(at[head < np.uint64(1 << 51)])
+        kind = np.minimum(head[others] & LOW, np.uint64(128)).view(np.int64)
+        bad.append(at[others[_ODD.take(kind) | (head[others] & SIZE_LOW != 0)]])
+        near = int(np.searchsorted(at, stop - FAR))
+        bad.append(at[near:][at[near:] + (head[near:] >> SIZE).view(np.int64) > stop])
         clean = np.ones(len(bounds), np.bool_)
-        if bad.any():
-            clean[np.searchsorted(bounds, at[bad], "right") - 1] = False
+        clean[np.searchsorted(bounds, np.concatenate(bad), "right") - 1] = False
         return clean
 
     def _guess(self, bounds: Index, limits: Index, stop: int) -> Index:
         """A likely first record at or after each bound, -1 where none is near."""
         starts = np.full(len(bounds), -1, np.int64)
         todo = np.arange(len(bounds))
-        for reach, rows, look in ((NEAR, len(bounds), self._samples), (BLOCK, 256, self._likely)):
+        for reach, rows, look in (
+            (NEAR, len(bounds), self._samples),
+            (4 * NEAR, len(bounds), self._samples),
+            (BLOCK, 256, self._likely),
+        ):
             for part in np.split(todo, range(rows, len(todo), rows)):
                 places = bounds[part, None] + np.arange(reach)
                 row, column = np.nonzero(look(places, stop) & (places < limits[part, None]))
@@ -192,7 +224,7 @@ class Framer:
         good = (size >= np.uint64(8)) & (size & np.uint64(7) == 0)
         good &= head & LOW < np.uint64(len(_LIKELY))
         where = np.nonzero(good)
-        good[where] = _LIKELY.take(kinds_of(head[where]))
+        good[where] = _LIKELY.take((head[where] & LOW).view(np.int64))
         good[where] &= places[where] + (size[where] >> np.uint64(3)).view(np.int64) <= stop
         return good
 
@@ -203,7 +235,7 @@ class Framer:
         for _ in range(CHAIN):
             ended = at == stop
             good &= ended | self._likely(at, stop)
-            step = (self.longs.take(at, mode="clip") >> np.uint64(51)).view(np.int64)
+            step = (self.longs.take(at, mode="clip") >> SIZE).view(np.int64)
             at = np.where(ended | ~good, at, at + step)
         return good
 

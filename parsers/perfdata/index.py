@@ -7,19 +7,20 @@ file: recorders write one CPU's buffer after the other, and say with FINISHED_RO
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.area import Area, Stretch
-from hvtrace.parsers.perfdata.framing import BLOCK, Framer, Frames, kinds_of, sizes_of
-from hvtrace.parsers.perfdata.layout import RECORDS, SAMPLE, RecordType
+from hvtrace.parsers.perfdata.framing import BLOCK, Framer, Frames
+from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes
+from hvtrace.parsers.perfdata.layout import RECORDS, RecordType
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import MAX_TID, NAME_SIZE, Renames
 from hvtrace.parsers.recording import Damage, Lost, NotUnderstood
 
-__all__ = ["Index", "make_index"]
+__all__ = ["Blocks", "Index", "make_index"]
 
 Numbers = npt.NDArray[np.int64]
 Report = Callable[[int], None]
@@ -36,19 +37,48 @@ _BY_NUMBER = {r.number: r for r in RECORDS}
 
 
 @dataclass(slots=True)
+class Blocks:
+    """Blocks that have samples, in file order, in u64 of the area.
+
+    `number` of each, where its `first` record begins and its last one ends, the `stop` of its stretch, the
+    `least` stamp of its samples; `place` and `count` of the sizes of its records, where they are kept (else -1).
+    """
+
+    number: Numbers
+    first: Numbers
+    end: Numbers
+    stop: Numbers
+    least: Numbers
+    place: Numbers
+    count: Numbers
+
+
+@dataclass(slots=True)
 class Index:
-    """What the first pass found. Blocks are those with samples: number, first record, end of stretch, least stamp."""
+    """What the first pass found."""
 
     framer: Framer
-    block: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-    first: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-    stop: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
-    least: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    blocks: Blocks = field(default_factory=lambda: Blocks(*[np.empty(0, np.int64)] * len(fields(Blocks))))
+    sizes: KeptSizes = field(default_factory=KeptSizes)
     renames: Renames = field(default_factory=Renames)
     tgids: dict[int, int] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
     unknown: NotUnderstood = field(default_factory=NotUnderstood)
     damage: list[Damage] = field(default_factory=list)
+
+
+    def samples(self, rows: Numbers) -> Frames:
+        """Samples of some blocks (rows of `blocks`, ascending), in file order."""
+        place = self.blocks.place[rows]
+        kept, others = rows[place >= 0], rows[place < 0]
+        b = self.blocks
+        frames = self.sizes.samples(b.place[kept], b.count[kept], b.first[kept], b.end[kept])
+        if not len(others):
+            return frames
+        more = self.framer.again(b.number[others], b.first[others], b.stop[others])
+        at = np.concatenate([frames.at, more.at])
+        order = np.argsort(at, kind="stable")
+        return Frames(at, np.concatenate([frames.size.astype(np.uint64), more.size])).take(order)
 
 
 def make_index(area: Area, events: Events, progress: Report | None = None) -> Index:
@@ -67,7 +97,7 @@ class _Builder:
         self._events = events
         self._stretch = Stretch(0, 0, 0)
         self.index = Index(Framer(area.longs, self._broken))
-        self._parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []
+        self._parts: list[tuple[Numbers, ...]] = []
         self._before: Frames | None = None
         #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of a late sample of it so far, 0 none.
         self._process = np.zeros(MAX_TID, np.int32)
@@ -86,8 +116,8 @@ class _Builder:
             end = min((block + count) * BLOCK, stretch.stop)
             if place >= end:
                 continue
-            frames, place = self.index.framer.frame(place, block, count, stretch.stop)
-            self._look(frames)
+            frames, others, place = self.index.framer.frame(place, block, count, stretch.stop)
+            self._look(frames, others, block + np.arange(count, dtype=np.int64))
             self._area.release(max(block * BLOCK, stretch.start), end)
             if progress is not None:
                 progress(done + 8 * (end - stretch.start))
@@ -96,9 +126,7 @@ class _Builder:
         """Put the parts together."""
         index = self.index
         if self._parts:
-            index.block, index.first, index.stop, index.least = (
-                np.concatenate(part) for part in zip(*self._parts, strict=True)
-            )
+            index.blocks = Blocks(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
         known = np.flatnonzero(self._process)
         index.tgids = dict(zip(known.tolist(), (self._process[known] - 1).tolist(), strict=True))
         # What the kernel reported as it happened it counts again in each event's total.
@@ -110,27 +138,37 @@ class _Builder:
         index.lost.sort(key=lambda x: (x.to_ns is None, x.to_ns or 0))
         return index
 
-    def _look(self, frames: Frames) -> None:
-        kind = kinds_of(frames.head)
-        sample = kind == SAMPLE
-        rest = np.flatnonzero(~sample)
-        every = Frames(frames.at[sample], frames.head[sample]) if len(rest) else frames
-        start, ts = self._events.stamps(self._area.longs, every)
+    def _look(self, frames: Frames, others: Numbers, blocks: Numbers) -> None:
+        samples = frames
+        if len(others):
+            sample = np.ones(len(frames), np.bool_)
+            sample[others] = False
+            samples = frames.take(sample)
+        start, ts = self._events.stamps(self._area.longs, samples)
         if len(ts):
-            self._blocks(frames.at, start, ts)
-            self._processes(every)
-        if len(rest):
-            self._others(Frames(frames.at[rest], frames.head[rest]), kind[rest], every)
-        self._before = every
+            self._blocks(frames, others, start, ts, blocks)
+            self._processes(samples)
+        if len(others):
+            self._others(frames.take(others), samples)
+        self._before = samples
 
-    def _blocks(self, at: Numbers, start: Numbers, ts: Numbers) -> None:
-        """Note each block that has samples, its first record and its least stamp."""
-        number = start // BLOCK
-        edges = np.flatnonzero(np.diff(number, prepend=-1))
-        block = number[edges]
-        first = at[np.searchsorted(at, block * BLOCK)]
+    def _blocks(self, frames: Frames, others: Numbers, start: Numbers, ts: Numbers, blocks: Numbers) -> None:
+        """Note each block that has samples: where its records are and its least stamp."""
+        bounds = [*(blocks * BLOCK).tolist(), self._stretch.stop]
+        edges = np.searchsorted(start, bounds)
+        there = np.flatnonzero(edges[1:] > edges[:-1])
+        least = np.minimum.reduceat(ts, edges[there])
+        block = blocks[there]
+        edges = np.searchsorted(frames.at, bounds)
+        head, count = edges[there], np.diff(edges)[there]
+        tail = head + count - 1
+        end = frames.at[tail] + frames.size[tail].astype(np.int64)
+        kept = self.index.sizes.add(frames, others)
+        place = np.full(len(block), -1) if kept is None else kept + head
+        large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // BLOCK
+        place[np.isin(block, [*large.tolist(), *self.index.framer.irregular])] = -1
         stop = np.full(len(block), self._stretch.stop)
-        self._parts.append((block, first, stop, np.minimum.reduceat(ts, edges)))
+        self._parts.append((block, frames.at[head], end, stop, least, place, count))
 
     def _processes(self, frames: Frames) -> None:
         """Take process and thread id of samples."""
@@ -139,7 +177,7 @@ class _Builder:
             if "thread" in layout.place:
                 pair = longs.take(part.at + layout.place["thread"], mode="clip")
                 # Many samples of one thread stand together.
-                pair = pair[np.flatnonzero(np.diff(pair, prepend=~pair[:1]))]
+                pair = pair[np.flatnonzero(np.append(pair[1:] != pair[:-1], True))]
                 self._pairs((pair & LOW).view(np.int64), (pair >> np.uint64(32)).view(np.int64))
 
     def _pairs(self, process: Numbers, thread: Numbers) -> None:
@@ -148,14 +186,15 @@ class _Builder:
             process, thread = process[good], thread[good]
         self._process[thread] = process + 1
 
-    def _others(self, frames: Frames, kinds: Numbers, samples: Frames) -> None:
+    def _others(self, frames: Frames, samples: Frames) -> None:
         """Records that are no samples, by their type."""
+        kinds = self.index.framer.kinds(frames.at)
         for number in np.unique(kinds).tolist():
             rows = np.flatnonzero(kinds == number)
-            part = Frames(frames.at[rows], frames.head[rows])
+            part = frames.take(rows)
             record = _BY_NUMBER.get(number)
             if record is None:
-                types = np.unique(part.head & LOW, return_counts=True)
+                types = np.unique(self._area.longs.take(part.at) & LOW, return_counts=True)
                 for value, count in zip(types[0].tolist(), types[1].tolist(), strict=True):
                     self.index.unknown.add(f"a record of type {value}", count)
                 continue
@@ -174,7 +213,7 @@ class _Builder:
         """The u32 at `word` of each record, 0 where the record is too short."""
         words = self._area.words
         value = words.take(2 * frames.at + word, mode="clip").astype(np.int64)
-        return np.where(sizes_of(frames.head) >= np.uint64(4 * word + 4), value, 0)
+        return np.where(2 * frames.size.astype(np.int64) > word, value, 0)
 
     def _long(self, frames: Frames, word: int) -> Numbers:
         """The same of a u64."""
@@ -185,7 +224,7 @@ class _Builder:
         """The u64 of that name at the end of each record, and which records have it."""
         longs = self._area.longs
         value, there = np.zeros(len(frames.at), np.int64), np.zeros(len(frames.at), np.bool_)
-        size = (sizes_of(frames.head) >> np.uint64(3)).view(np.int64)
+        size = frames.size.astype(np.int64)
         for places, rows in self._events.trailers(longs, frames):
             if name in places:
                 rows = rows[size[rows] > places[name]]
@@ -200,7 +239,7 @@ class _Builder:
 
     def _names(self, frames: Frames) -> None:
         time, _ = self._trailing(frames, "time")
-        room = (sizes_of(frames.head).view(np.int64) - 16).clip(0, NAME_SIZE)
+        room = (8 * frames.size.astype(np.int64) - 16).clip(0, NAME_SIZE)
         place = 8 * frames.at[:, None] + 16 + np.arange(NAME_SIZE)
         text = self._area.longs.view(np.uint8).take(place, mode="clip")
         text[np.arange(NAME_SIZE) >= room[:, None]] = 0
@@ -214,8 +253,8 @@ class _Builder:
         """ID_INDEX: u64 count, each {u64 id, index, CPU, thread}."""
         longs = self._area.longs
         parts = []
-        for at, size in zip(frames.at.tolist(), sizes_of(frames.head).tolist(), strict=True):
-            count = min(int(longs[at + 1]), (size - 16) // 32) if size >= 16 else 0
+        for at, size in zip(frames.at.tolist(), frames.size.tolist(), strict=True):
+            count = min(int(longs[at + 1]), (size - 2) // 4) if size >= 2 else 0
             parts.append(longs[at + 2 : at + 2 + 4 * count].reshape(count, 4))
         rows = np.concatenate(parts)
         rows = rows[rows[:, 2] < MAX_CPUS]
@@ -230,7 +269,7 @@ class _Builder:
         cpu &= 0xFFFFFFFF
         ids, named = self._trailing(frames, "identifier")
         by_id = self._events.cpu_of_id(ids.view(np.uint64), -1)
-        misc = frames.head >> np.uint64(32) & np.uint64(0xFFFF)
+        misc = self._area.longs.take(frames.at) >> np.uint64(32) & np.uint64(0xFFFF)
         total = np.full(len(time), record.name == "LOST_SAMPLES") & ~(timed & (time > 0))
         # A total is written by the recorder, not on the CPU: its id tells where.
         where = np.where(known & ~total & (cpu < MAX_CPUS), cpu, np.where(named, by_id, -1))
@@ -254,7 +293,7 @@ class _Builder:
 
         A negative CPU stands for any.
         """
-        stop = np.searchsorted(samples.start, at)
+        stop = np.searchsorted(samples.at, 2 * at)
         if not len(samples.ts):
             return np.where(cpu < 0, 0, self._last[cpu])
         count = len(samples.ts)

@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from hvtrace.errors import InputError
 from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
-from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError, Frames, kinds_of
+from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError
 from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
 from hvtrace.parsers.perfdata.index import Index, make_index
-from hvtrace.parsers.perfdata.layout import SAMPLE
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import ThreadNames
 from hvtrace.parsers.recording import Clock, Damage, NotUnderstood, Progress, Source, Threads, Window
@@ -146,29 +145,21 @@ class PerfData:
 
     def _merged(self, area: Area, index: Index, progress: Progress | None) -> Iterator[Merged]:
         """Take up blocks in order of their least stamps; hand over what precedes all blocks not yet taken up."""
-        order = np.argsort(index.least, kind="stable")
+        order = np.argsort(index.blocks.least, kind="stable")
         report = self._share(progress, 1)
         left: Samples | None = None
         for start in range(0, len(order), BATCH):
             taken = np.sort(order[start : start + BATCH])
-            blocks = index.block[taken]
-            samples = self._load(area, index, taken)
+            samples = self._events.columns(area.longs, index.samples(taken), self.not_understood, self._short_sample)
             if left is not None and len(left.ts):
-                samples = _joined(left, samples)
-            until = None if start + BATCH >= len(order) else int(index.least[order[start + BATCH]])
+                samples = left.joined(samples)
+            until = None if start + BATCH >= len(order) else int(index.blocks.least[order[start + BATCH]])
             now, left = _split(samples, until)
             if len(now.ts):
                 yield Merged(area.words, now.at, now.length, now.ts, now.cpu)
-            _release(area, blocks)
+            _release(area, index.blocks.number[taken])
             if report is not None:
                 report(8 * BLOCK * (start + len(taken)))
-
-    def _load(self, area: Area, index: Index, taken: Numbers) -> Samples:
-        frames = index.framer.again(index.block[taken], index.first[taken], index.stop[taken])
-        sample = kinds_of(frames.head) == SAMPLE
-        if not sample.all():
-            frames = Frames(frames.at[sample], frames.head[sample])
-        return self._events.columns(area.longs, frames, self.not_understood, self._short_sample)
 
     def _short_sample(self, at: int) -> None:
         self._fault(8 * at, "a sample is shorter than its event's layout says")
@@ -191,37 +182,17 @@ def _data_files(path: str | os.PathLike[str]) -> list[str]:
     return [os.path.join(path, f"data.{n}") for n in found[:MAX_FILES]]
 
 
-def _joined(first: Samples, second: Samples) -> Samples:
-    return Samples(
-        np.concatenate([first.start, second.start]),
-        np.concatenate([first.at, second.at]),
-        np.concatenate([first.length, second.length]),
-        np.concatenate([first.ts, second.ts]),
-        np.concatenate([first.cpu, second.cpu]),
-    )
-
-
-def _taken(samples: Samples, rows: Numbers) -> Samples:
-    return Samples(
-        samples.start.take(rows),
-        samples.at.take(rows),
-        samples.length.take(rows),
-        samples.ts.take(rows),
-        samples.cpu.take(rows),
-    )
-
-
 def _split(samples: Samples, until: int | None) -> tuple[Samples, Samples | None]:
     """Samples before `until` in order of time, those of one stamp in file order; and the others."""
     order = np.argsort(samples.ts, kind="stable")
-    ts, start = samples.ts.take(order), samples.start.take(order)
-    if ((ts[1:] == ts[:-1]) & (start[1:] < start[:-1])).any():
-        order = np.lexsort((samples.start, samples.ts))
-        ts = samples.ts.take(order)
+    ts = samples.ts.take(order)
+    same = np.flatnonzero(ts[1:] == ts[:-1])
+    if len(same) and (samples.at[order[same + 1]] < samples.at[order[same]]).any():
+        order = np.lexsort((samples.at, samples.ts))
     if until is None:
-        return _taken(samples, order), None
+        return samples.take(order), None
     count = int(np.searchsorted(ts, until, "left"))
-    return _taken(samples, order[:count]), _taken(samples, order[count:])
+    return samples.take(order[:count]), samples.take(order[count:])
 
 
 def _release(area: Area, blocks: Numbers) -> None:

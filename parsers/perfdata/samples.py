@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hvtrace.parsers.perfdata.framing import Frames, sizes_of
+from hvtrace.parsers.perfdata.framing import Frames
 from hvtrace.parsers.perfdata.layout import CALLCHAIN, Attr, Layout
 from hvtrace.parsers.recording import NotUnderstood
 
@@ -26,15 +26,26 @@ MAX_COUNT = np.uint64(1 << 13)
 class Samples:
     """Samples that hold a tracepoint's record, in file order.
 
-    `at` is the u32 index of that record, `length` its bytes, padding included; `start` the sample's own u64
-    index.
+    `at` is the u32 index of that record, `length` its bytes, padding included.
     """
 
-    start: Index
     at: Index
     length: npt.NDArray[np.int32]
     ts: npt.NDArray[np.int64]
     cpu: npt.NDArray[np.uint16]
+
+    def take(self, rows: Index) -> Samples:
+        """Some of them."""
+        return Samples(self.at.take(rows), self.length.take(rows), self.ts.take(rows), self.cpu.take(rows))
+
+    def joined(self, more: Samples) -> Samples:
+        """These, then `more`."""
+        return Samples(
+            np.concatenate([self.at, more.at]),
+            np.concatenate([self.length, more.length]),
+            np.concatenate([self.ts, more.ts]),
+            np.concatenate([self.cpu, more.cpu]),
+        )
 
 
 class Events:
@@ -122,7 +133,7 @@ class Events:
         for n, layout in enumerate(self.layouts):
             rows = np.flatnonzero(kind == n)
             if layout.readable and len(rows):
-                parts.append((layout, Frames(frames.at[rows], frames.head[rows])))
+                parts.append((layout, frames.take(rows)))
         return parts
 
     def trailers(self, longs: Longs, frames: Frames) -> list[tuple[dict[str, int], Index]]:
@@ -132,7 +143,7 @@ class Events:
         if len(self._ends) < 2 or len(places) > 1 or None in places:
             return [(self._ends[0] if self._ends else {}, rows)]
         (place,) = places
-        last = frames.at + (sizes_of(frames.head) >> np.uint64(3)).view(np.int64)
+        last = frames.at + frames.size.astype(np.int64)
         owner = self._owners(longs.take(last - (place or 0), mode="clip"))
         kind = np.where(owner < 0, 0, self._end.take(owner))
         return [(end, rows[kind == n]) for n, end in enumerate(self._ends)]
@@ -162,24 +173,17 @@ class Events:
         if len(parts) == 1:
             return parts[0]
         empty = np.empty(0, np.int64)
-        if not parts:
-            return Samples(empty, empty, np.empty(0, np.int32), empty, np.empty(0, np.uint16))
-        start = np.concatenate([p.start for p in parts])
-        order = np.argsort(start)
-        return Samples(
-            start[order],
-            np.concatenate([p.at for p in parts])[order],
-            np.concatenate([p.length for p in parts])[order],
-            np.concatenate([p.ts for p in parts])[order],
-            np.concatenate([p.cpu for p in parts])[order],
-        )
+        every = Samples(empty, empty.astype(np.int32), empty, empty.astype(np.uint16))
+        for part in parts:
+            every = every.joined(part)
+        return every.take(np.argsort(every.at))
 
     def _columns(
         self, longs: Longs, layout: Layout, frames: Frames, damaged: Callable[[int], None] | None
     ) -> Samples:
         start = frames.at
         words = longs.view("<u4")
-        end = 2 * start + (sizes_of(frames.head) >> np.uint64(2)).view(np.int64)
+        end = 2 * (start + frames.size.astype(np.int64))
         raw = 2 * start + 2 * layout.place["end"]
         if layout.read is not None:
             fixed, each = layout.read
@@ -206,7 +210,7 @@ class Events:
         else:
             cpu = np.zeros(len(start), np.uint16)
         ts = longs.take(start + place["time"]).view(np.int64)
-        return Samples(start, raw + 1, size.astype(np.int32), ts, cpu)
+        return Samples(raw + 1, size.astype(np.int32), ts, cpu)
 
 
 def _number(longs: Longs, at: Index, end: Index) -> Index:

@@ -1,0 +1,64 @@
+"""Sizes of records, kept from the first pass so that the second need not follow the list again.
+
+One byte a record, for as many as there is room for; the blocks of the others are followed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hvtrace.parsers.perfdata.framing import Frames
+
+__all__ = ["KeptSizes"]
+
+Index = npt.NDArray[np.int64]
+
+#: Records whose size is kept (bytes of memory).
+ROOM = 64 << 20
+#: The largest size in u64 that is kept, and the bit of records that are no samples.
+LARGEST, OTHER = 0x7F, 0x80
+
+
+@dataclass(slots=True)
+class KeptSizes:
+    """Sizes in u64 of the records of whole batches, in file order."""
+
+    _parts: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    _joined: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    _count: int = 0
+
+    def add(self, frames: Frames, others: Index) -> int | None:
+        """Keep the sizes of all records of a batch; returns the place of the first, None where there is no room."""
+        if self._count + len(frames) > ROOM:
+            return None
+        sizes = np.minimum(frames.size, np.uint64(LARGEST)).astype(np.uint8)
+        sizes[others] |= np.uint8(OTHER)
+        self._parts.append(sizes)
+        self._count += len(sizes)
+        return self._count - len(sizes)
+
+    def samples(self, place: Index, count: Index, first: Index, end: Index) -> Frames:
+        """Samples of blocks, in file order: place and count of their sizes, their first record and their end."""
+        if self._parts:
+            self._joined = np.concatenate([self._joined, *self._parts])
+            self._parts = []
+        # Blocks that follow one another are one run.
+        goes_on = (place[1:] == place[:-1] + count[:-1]) & (first[1:] == end[:-1])
+        heads = np.flatnonzero(np.concatenate([[True], ~goes_on])) if len(place) else place
+        tails = np.append(heads[1:], len(place)) - 1
+        at, sizes = [np.empty(0, np.int64)], [self._joined[:0]]
+        for head, tail in zip(heads.tolist(), tails.tolist(), strict=True):
+            own = self._joined[place[head] : place[tail] + count[tail]]
+            size = own & np.uint8(LARGEST)
+            where = np.cumsum(size, dtype=np.int64)
+            where -= size
+            where += first[head]
+            if int(own.max()) >= OTHER:
+                sample = own < OTHER
+                where, size = where[sample], size[sample]
+            at.append(where)
+            sizes.append(size)
+        return Frames(np.concatenate(at), np.concatenate(sizes))
