@@ -189,6 +189,6 @@ class Mapped:
 def release(area: mmap.mmap | bytes, start: int, stop: int) -> None:
     """Give the pages wholly inside [start, stop) of a mapping back to the kernel; contents of a file stay."""
     page = mmap.PAGESIZE
-    first, last = -(-start // page) * page, stop // page * page
+    first, last = -(-start // page) * page, min(stop, len(area)) // page * page
     if isinstance(area, mmap.mmap) and last > first:
         area.madvise(mmap.MADV_DONTNEED, first, last - first)
