@@ -20,7 +20,15 @@ from hvtrace.replay.model.exposure import Exposure
 from hvtrace.replay.model.machine import Bench, UserspaceExit, Vcpu, Vm
 from hvtrace.replay.model.registers import STIMER0, host_wrote, known_value, settle
 from hvtrace.replay.model.stimer import Timers
-from hvtrace.replay.model.synic import EOM, SINT0, EndOfMessage, Raised
+from hvtrace.replay.model.synic import (
+    EOM,
+    SINT0,
+    EndOfInterrupt,
+    EndOfMessage,
+    Raised,
+    SynicWrite,
+    acknowledges,
+)
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment
 from hvtrace.replay.tape import NO_PLACE
@@ -82,6 +90,7 @@ class Engine:
             "kvm_hv_hypercall": self._hypercall,
             "kvm_hv_synic_set_msr": self._synic_set_msr,
             "kvm_hv_synic_set_irq": self._synic_set_irq,
+            "kvm_hv_synic_send_eoi": self._send_eoi,
             "kvm_hv_notify_acked_sint": self._acked,
             "kvm_hv_stimer_set_config": self._set_config,
             "kvm_hv_stimer_set_count": self._set_count,
@@ -175,6 +184,8 @@ class Engine:
     # Entry and exit
 
     def _entry(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.ending is not None:
+            self._ended(vcpu)
         if vcpu.dues:
             vcpu.entered()
         vm = vcpu.vm
@@ -193,6 +204,8 @@ class Engine:
             vcpu.reading = None
 
     def _exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.ending is not None:
+            self._ended(vcpu)
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole = event[4], True, event[0], True
         vcpu.kind = "msr" if (event[6], event[5]) in MSR_EXITS else "other" if event[6] is not None else None
         vcpu.effects.clear()
@@ -222,6 +235,8 @@ class Engine:
         vcpu.vm.exposure.learn(*event[5:11])
 
     def _msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.ending is not None:
+            self._ended(vcpu)
         write, index, value, refused = bool(event[5]), event[6], event[7], bool(event[8])
         row = by_index(index)
         fault = expected_fault(vcpu, row, index, write, value)
@@ -242,7 +257,7 @@ class Engine:
         for due in vcpu.dues:
             if due.due is Due.MSR:
                 vcpu.meet(due)
-        if write and row is not None and row.group in (Group.SYNIC, Group.STIMER):
+        if write and row is not None and row.group in (Group.SYNIC, Group.STIMER, Group.SYNDBG):
             self._effects_judged(access, effects)
         self._learn(access)
         settle(access)
@@ -374,6 +389,7 @@ class Engine:
 
     def _syndbg(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.hyperv = True
+        vcpu.effects.append((event, cell))
 
     # SynIC
 
@@ -384,6 +400,8 @@ class Engine:
             vcpu.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
 
     def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        subject = SynicWrite(vcpu, event[5], event[6], bool(event[7]))
+        self.judge.ask(Moment.SYNIC, subject, event, vcpu, cell)
         if event[7]:
             vcpu.vm.forget_silent()
             host_wrote(vcpu, event[5], event[6])
@@ -400,9 +418,30 @@ class Engine:
         if own:
             vcpu.raised.append((sint, cell, event))
 
+    def _send_eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.ending is not None:
+            self._ended(vcpu)
+        if event[4] == vcpu.tid:
+            expected = acknowledges(vcpu, event[5])
+            vcpu.ending = EndOfInterrupt(vcpu, event, cell, event[5], expected)
+
+    def _ended(self, vcpu: Vcpu) -> None:
+        """All acknowledgements of an interrupt's end were seen."""
+        end = vcpu.ending
+        vcpu.ending = None
+        if end is None:
+            return
+        self.judge.ask(Moment.EOI, end, end.event, vcpu, end.cell)
+        if end.expected is not None and not self.judge.lossy:
+            for event, mark in end.marks:
+                self.judge.mark(event, mark)
+
     def _acked(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[4] == vcpu.tid:
             vcpu.effects.append((event, cell))
+            if vcpu.ending is not None:
+                vcpu.ending.acknowledged.append(event[5])
+                vcpu.ending.marks.append((event, cell))
         self.timers.acknowledged(vcpu, event[5], event, cell)
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:

@@ -31,6 +31,10 @@ class Moment(Enum):
     RAISED = "synic set irq"
     #: A guest's write of EOM is complete (`model.synic.EndOfMessage`).
     EOM = "end of message"
+    #: An interrupt with a synthetic source's vector is over (`model.synic.EndOfInterrupt`).
+    EOI = "end of interrupt"
+    #: A SynIC register is written, by the guest or by userspace (`model.synic.SynicWrite`).
+    SYNIC = "synic write"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
     EXIT = "userspace exit"
     #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).

@@ -38,6 +38,7 @@ TAPE: dict[str, tuple[str, ...]] = {
     "kvm_hv_hypercall_done": ("result",),
     "kvm_hv_synic_set_msr": ("msr", "data", "host"),
     "kvm_hv_synic_set_irq": ("sint", "vector", "ret"),
+    "kvm_hv_synic_send_eoi": ("vector",),
     "kvm_hv_notify_acked_sint": ("sint",),
     "kvm_hv_stimer_set_config": ("timer_index", "config", "host"),
     "kvm_hv_stimer_set_count": ("timer_index", "count", "host"),

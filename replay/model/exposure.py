@@ -117,7 +117,7 @@ class Exposure:
         if gate in offer.bits:
             return True
         # Passthrough copies what the host's KVM reports, which the flag does not tell.
-        return None if offer.passthrough and gate.leaf != SYNDBG else False
+        return None if offer.passthrough else False
 
     def witness(self, gate: Gate, refused: bool) -> None:
         """An access whose bit is clear was refused, or allowed, and nothing but the gate decides."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hvtrace.replay.judge import Judge
     from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.clock import Reading
+    from hvtrace.replay.model.synic import EndOfInterrupt
     from hvtrace.replay.profile import Profile
     from hvtrace.replay.tape import Event
 
@@ -158,6 +159,8 @@ class Vcpu:
     accepted: list[int] = field(default_factory=list)
     #: A callback may still follow a cancelled timer.
     raced: bool = False
+    #: An interrupt's end whose acknowledgements are being collected.
+    ending: EndOfInterrupt | None = None
     reading: Reading | None = None
     grace: int = 0
 
@@ -181,7 +184,7 @@ class Vcpu:
         self.hyperv = self.msr_exit = False
         self.kind = None
         self.raced = True
-        self.reading = None
+        self.reading = self.ending = None
         self.history.clear()
 
     def forget_silent(self) -> None:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from hvtrace.abi.msr import by_index
+from hvtrace.abi.msr_synic import SINTS
+from hvtrace.abi.register import Group
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.tape import Event
 
-__all__ = ["EOM", "SIMP", "SINT0", "EndOfMessage", "Raised", "masked", "vector"]
+__all__ = [
+    "EOM",
+    "SIMP",
+    "SINT0",
+    "EndOfInterrupt",
+    "EndOfMessage",
+    "Raised",
+    "SynicWrite",
+    "acknowledges",
+    "is_register",
+    "masked",
+    "vector",
+]
 
 SINT0 = 0x4000_0090
 SIMP = 0x4000_0083
@@ -36,6 +53,43 @@ class Raised:
     vector: int
     register: int | None
     racing: bool
+
+
+@dataclass(slots=True)
+class EndOfInterrupt:
+    """An interrupt is over: the sources that must be acknowledged (None: not known), and those that were."""
+
+    vcpu: Vcpu
+    event: Event
+    cell: list[bool]
+    vector: int
+    expected: list[int] | None
+    acknowledged: list[int] = field(default_factory=list)
+    marks: list[tuple[Event, list[bool]]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SynicWrite:
+    """A SynIC register is written."""
+
+    vcpu: Vcpu
+    index: int
+    value: int
+    host: bool
+
+
+def is_register(index: int) -> bool:
+    """Whether an index is a SynIC register's."""
+    row = by_index(index)
+    return row is not None and row.group is Group.SYNIC
+
+
+def acknowledges(vcpu: Vcpu, ended: int) -> list[int] | None:
+    """Sources an EOI of vector `ended` acknowledges, ascending; None where a register is not known."""
+    registers = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
+    if None in registers:
+        return None
+    return [n for n, r in enumerate(registers) if r is not None and not masked(r) and vector(r) == ended]
 
 
 def masked(register: int) -> bool:
