@@ -35,6 +35,8 @@ class Column:
     name: str
     type: str
     source: FormatField | None
+    #: The field that says how many bytes of an array count.
+    sized_by: FormatField | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def plan(event: EventFormat, declared: Tracepoint | None) -> Plan:
             column_name(f.name),
             f.type,
             next((own[name] for name in (f.name, *f.older) if name in own), None),
+            own.get(f.sized_by or ""),
         )
         for f in declared.fields
     )
@@ -88,7 +91,7 @@ def _column(words: Words, at: Index, length: Index, column: Column) -> pa.Array:
     if source is None:
         return pa.nulls(n, ARROW_TYPES[column.type])
     if source.array:
-        data = _array_bytes(words, at, length, source, text=column.type == "str")
+        data = _array_bytes(words, at, length, source, column.sized_by)
         return texts(data) if column.type == "str" else data
     if column.type in ("str", "bytes"):
         return _fixed_bytes(words, at, source.offset, source.size)
@@ -140,13 +143,18 @@ def _fixed_bytes(words: Words, at: Index, offset: int, size: int) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(at), [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 
-def _array_bytes(words: Words, at: Index, length: Index, source: FormatField, *, text: bool) -> pa.Array:
-    """The bytes of an array field; of text only those before its first NUL, in dynamic arrays."""
-    if source.loc is None and source.size:
+def _array_bytes(
+    words: Words, at: Index, length: Index, source: FormatField, sized_by: FormatField | None
+) -> pa.Array:
+    """Return the bytes of an array field: all of a fixed array or as many as another field says; else its own."""
+    if source.loc is None and source.size and sized_by is None:
         return _fixed_bytes(words, at, source.offset, source.size)
     if source.loc is None:
         start = np.full(len(at), source.offset, np.int64)
         size = length - source.offset
+        if sized_by is not None:
+            size = integers(words, at, sized_by.offset, sized_by.size).astype(np.int64)
+            size = np.clip(size, 0, source.size)
     else:
         loc = integers(words, at, source.offset, 4)
         start = (loc & np.uint32(0xFFFF)).astype(np.int64)
