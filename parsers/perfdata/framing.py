@@ -68,6 +68,24 @@ class Frames:
         return Frames(self.at[rows], self.size[rows])
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Records of some blocks as guessed: per block where it begins and ends and whether it is clean; of records
+    the places, the header words, and which are no samples.
+    """
+
+    block: int
+    stop: int
+    bounds: Index
+    limits: Index
+    starts: Index
+    ends: Index
+    clean: npt.NDArray[np.bool_]
+    at: Index
+    head: Longs
+    others: Index
+
+
 @dataclass(slots=True)
 class Framer:
     """Follows the records of `longs`. `broken(at, until)` is told of u64 from `at` to `until` that are no records."""
@@ -82,25 +100,29 @@ class Framer:
         """Types of the records at `at`; all that are larger than 128 as 128."""
         return np.minimum(self.longs.take(at) & LOW, np.uint64(128)).view(np.int64)
 
-    def frame(self, start: int, block: int, count: int, stop: int) -> tuple[Frames, Index, int]:
-        """Find the records that begin in `count` blocks from number `block` on, the first of them at `start`.
-
-        Records end at `stop`. Returns them, which of them are no samples, and where the next record begins.
-        """
+    def attempt(self, block: int, count: int, stop: int) -> Attempt:
+        """Guess and follow the records that begin in `count` blocks from number `block` on and end at `stop`."""
         bounds = (block + np.arange(count, dtype=np.int64)) * BLOCK
         limits = np.minimum(bounds + BLOCK, stop)
         starts = self._guess(bounds, limits, stop)
-        starts[0] = start
         at, ends = self._step(starts, limits)
         head = self.longs.take(at)
         others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
         clean = self._clean(at, head, others, bounds, stop)
-        edges = [*np.searchsorted(at, bounds).tolist(), len(at)]
+        return Attempt(block, stop, bounds, limits, starts, ends, clean, at, head, others)
 
+    def settle(self, attempt: Attempt, start: int) -> tuple[Frames, Index, int]:
+        """Make an attempt right: the first record begins at `start`.
+
+        Returns the records, which of them are no samples, and where the next one begins.
+        """
+        at, head, others, stop = attempt.at, attempt.head, attempt.others, attempt.stop
+        edges = [*np.searchsorted(at, attempt.bounds).tolist(), len(at)]
         parts: list[Index] = []
         first = 0
         place = start
-        rows = zip(starts.tolist(), ends.tolist(), limits.tolist(), clean.tolist(), strict=True)
+        columns = (attempt.starts, attempt.ends, attempt.limits, attempt.clean)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         for n, (guess, end, limit, good) in enumerate(rows):
             if good and guess == place and place < limit:
                 place = end
@@ -109,7 +131,7 @@ class Framer:
             parts.append(at[edges[first] : edges[n]])
             first = n + 1
             if place < limit:
-                own, place = self._follow(place, limit, stop, block + n)
+                own, place = self._follow(place, limit, stop, attempt.block + n)
                 parts.append(own)
         if parts:
             at = np.concatenate([*parts, at[edges[first] :]])

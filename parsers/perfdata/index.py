@@ -6,14 +6,15 @@ file: recorders write one CPU's buffer after the other, and say with FINISHED_RO
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Stretch
-from hvtrace.parsers.perfdata.framing import BLOCK, Framer, Frames
+from hvtrace.parsers.perfdata.framing import BLOCK, Attempt, Framer, Frames
 from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes
 from hvtrace.parsers.perfdata.layout import RECORDS, RecordType
 from hvtrace.parsers.perfdata.samples import Events, Samples
@@ -110,17 +111,19 @@ class _Builder:
         """Index one stretch."""
         self._stretch = stretch
         place = stretch.start
-        last = -(-stretch.stop // BLOCK)
-        for block in range(stretch.start // BLOCK, last, BATCH):
-            count = min(BATCH, last - block)
-            end = min((block + count) * BLOCK, stretch.stop)
-            if place >= end:
-                continue
-            frames, others, place = self.index.framer.frame(place, block, count, stretch.stop)
-            self._look(frames, others, block + np.arange(count, dtype=np.int64))
-            self._area.release(max(block * BLOCK, stretch.start), end)
+        for attempt in ahead(self._attempts(stretch)):
+            count = len(attempt.bounds)
+            frames, others, place = self.index.framer.settle(attempt, place)
+            self._look(frames, others, attempt.block + np.arange(count, dtype=np.int64))
+            end = min((attempt.block + count) * BLOCK, stretch.stop)
+            self._area.release(max(attempt.block * BLOCK, stretch.start), end)
             if progress is not None:
                 progress(done + 8 * (end - stretch.start))
+
+    def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
+        last = -(-stretch.stop // BLOCK)
+        for block in range(stretch.start // BLOCK, last, BATCH):
+            yield self.index.framer.attempt(block, min(BATCH, last - block), stretch.stop)
 
     def finish(self) -> Index:
         """Put the parts together."""

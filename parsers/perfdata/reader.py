@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from hvtrace.errors import InputError
+from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
 from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError
 from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
@@ -29,6 +31,19 @@ BATCH = 2048
 MAX_LISTED = 100
 #: Data files of a directory: "data.0", "data.1", ...
 MAX_FILES = 1 << 12
+
+
+@dataclass(slots=True)
+class Step:
+    """What a batch of blocks gave: blocks taken (rows of the index), how many are done with it; samples that are
+    now complete in order of time; places of samples too short to read; and what was not understood.
+    """
+
+    taken: Numbers
+    done: int
+    merged: Merged | None = None
+    short: list[int] = field(default_factory=list)
+    unknown: NotUnderstood = field(default_factory=NotUnderstood)
 
 
 class PerfData:
@@ -87,20 +102,25 @@ class PerfData:
         self._cut = 0
         area, index = self._open(progress)
         self.damage += index.damage
-        for sample in index.unknown.samples:
-            self.not_understood.add(sample, 0)
-        self.not_understood.count += index.unknown.count
+        _add(self.not_understood, index.unknown)
         names = ThreadNames(index.renames)
         self.threads.comms.update(names.last)
         self.threads.tgids.update(index.tgids)
         tables = EventTables(self._header.events, self.not_understood, self._short_record, self._names())
         lost = list(index.lost)
-        for merged in self._merged(area, index, progress):
-            since, until = int(merged.ts[0]), int(merged.ts[-1])
-            window = tables.window(merged, names.between(since, until))
-            passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
-            window.lost, lost = lost[:passed], lost[passed:]
-            yield window
+        report = self._share(progress, 1)
+        for step in ahead(self._steps(area, index)):
+            self._take_notes(step)
+            merged = step.merged
+            if merged is not None:
+                since, until = int(merged.ts[0]), int(merged.ts[-1])
+                window = tables.window(merged, names.between(since, until))
+                passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
+                window.lost, lost = lost[:passed], lost[passed:]
+                yield window
+            _release(area, index.blocks.number[step.taken])
+            if report is not None:
+                report(8 * BLOCK * step.done)
         if lost:
             yield Window({}, 0, lost)
         if self._cut > MAX_LISTED:
@@ -143,26 +163,27 @@ class PerfData:
 
         return consumed
 
-    def _merged(self, area: Area, index: Index, progress: Progress | None) -> Iterator[Merged]:
+    def _steps(self, area: Area, index: Index) -> Iterator[Step]:
         """Take up blocks in order of their least stamps; hand over what precedes all blocks not yet taken up."""
-        order = np.argsort(index.blocks.least, kind="stable")
-        report = self._share(progress, 1)
+        least = index.blocks.least
+        order = np.argsort(least, kind="stable")
         left: Samples | None = None
         for start in range(0, len(order), BATCH):
             taken = np.sort(order[start : start + BATCH])
-            samples = self._events.columns(area.longs, index.samples(taken), self.not_understood, self._short_sample)
+            step = Step(taken, start + len(taken))
+            samples = self._events.columns(area.longs, index.samples(taken), step.unknown, step.short.append)
             if left is not None and len(left.ts):
                 samples = left.joined(samples)
-            until = None if start + BATCH >= len(order) else int(index.blocks.least[order[start + BATCH]])
+            until = None if step.done >= len(order) else int(least[order[step.done]])
             now, left = _split(samples, until)
             if len(now.ts):
-                yield Merged(area.words, now.at, now.length, now.ts, now.cpu)
-            _release(area, index.blocks.number[taken])
-            if report is not None:
-                report(8 * BLOCK * (start + len(taken)))
+                step.merged = Merged(area.words, now.at, now.length, now.ts, now.cpu)
+            yield step
 
-    def _short_sample(self, at: int) -> None:
-        self._fault(8 * at, "a sample is shorter than its event's layout says")
+    def _take_notes(self, step: Step) -> None:
+        for at in step.short:
+            self._fault(8 * at, "a sample is shorter than its event's layout says")
+        _add(self.not_understood, step.unknown)
 
     def _short_record(self, word: int) -> None:
         self._fault(4 * word, "a record is shorter than its event's format says")
@@ -173,6 +194,13 @@ class PerfData:
             stretches = self._area.stretches if self._area else []
             own = next((s for s in stretches if 8 * s.start <= place < 8 * s.stop), None)
             self.damage.append(Damage(own.offset_of(place // 8) if own else place, message))
+
+
+def _add(notes: NotUnderstood, more: NotUnderstood) -> None:
+    notes.count += more.count
+    for sample in more.samples:
+        if sample not in notes.samples:
+            notes.add(sample, 0)
 
 
 def _data_files(path: str | os.PathLike[str]) -> list[str]:
