@@ -82,7 +82,8 @@ KVM_CORE: tuple[Tracepoint, ...] = (
             "reason restart ({errno:-u})",
             "reason error ({errno:-u})",
             # libtraceevent takes errno for unsigned: its texts look like this one whatever errno is.
-            "reason {-:s} ({reason:u}){errno=0!}",
+            "reason KVM_EXIT_{-:s} ({reason:u}){errno=0!}",
+            "reason 0x{-:s} ({reason:u}){errno=0!}",
         ),
     ),
     Tracepoint(
