@@ -17,8 +17,8 @@ import numpy.typing as npt
 import zstandard
 
 from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS
-from hvtrace.parsers.records import Words
 from hvtrace.parsers.recording import Damage
+from hvtrace.parsers.records import Words
 from hvtrace.parsers.source import BLOCK, Mapped, release
 
 __all__ = ["Area", "Part", "Stretch", "in_place", "spooled"]

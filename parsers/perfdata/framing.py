@@ -98,7 +98,8 @@ class Framer:
 
     def kinds(self, at: Index) -> Index:
         """Types of the records at `at`; all that are larger than 128 as 128."""
-        return np.minimum(self.longs.take(at) & LOW, np.uint64(128)).view(np.int64)
+        kinds: Longs = np.minimum(self.longs.take(at) & LOW, np.uint64(128))
+        return kinds.view(np.int64)
 
     def attempt(self, block: int, count: int, stop: int) -> Attempt:
         """Guess and follow the records that begin in `count` blocks from number `block` on and end at `stop`."""
@@ -237,13 +238,16 @@ class Framer:
 
     def _samples(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a sample: most records are."""
-        return (self.longs.take(places, mode="clip") & SAMPLE_BITS) == np.uint64(SAMPLE)
+        likely: npt.NDArray[np.bool_] = (self.longs.take(places, mode="clip") & SAMPLE_BITS) == np.uint64(
+            SAMPLE
+        )
+        return likely
 
     def _likely(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a record the kernel wrote."""
         head = self.longs.take(places, mode="clip")
         size = head >> np.uint64(48)
-        good = (size >= np.uint64(8)) & (size & np.uint64(7) == 0)
+        good: npt.NDArray[np.bool_] = (size >= np.uint64(8)) & (size & np.uint64(7) == 0)
         good &= head & LOW < np.uint64(len(_LIKELY))
         where = np.nonzero(good)
         good[where] = _LIKELY.take((head[where] & LOW).view(np.int64))

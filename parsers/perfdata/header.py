@@ -93,17 +93,24 @@ def _read_file(header: Header, cursor: Cursor) -> None:
     if not MIN_ATTR + 16 <= entry <= MAX_ATTR + 16:
         raise cursor.fail(f"attrs of {entry} bytes", 16)
     if start > end:
-        header.damage.append(Damage(40, f"the records begin at {start}, past the end of the file ({end} bytes)"))
+        header.damage.append(
+            Damage(40, f"the records begin at {start}, past the end of the file ({end} bytes)")
+        )
     header.start = min(start, end)
     header.stop = min(start + size, end) if size else end
     if not size:
         header.damage.append(
-            Damage(48, "the recorder did not finish the file: records are read up to its end, features are not there")
+            Damage(
+                48,
+                "the recorder did not finish the file: records are read up to its end, features are not there",
+            )
         )
         features = 0
     elif start + size > end:
         header.damage.append(
-            Damage(end, f"the file ends here; {start + size - end} bytes of records and all features are missing")
+            Damage(
+                end, f"the file ends here; {start + size - end} bytes of records and all features are missing"
+            )
         )
         features = 0
     _read_attrs(header, Cursor(cursor.data, cursor.path, attrs_at, min(attrs_at + attrs_size, end)), entry)
@@ -260,5 +267,3 @@ def _name_attrs(header: Header) -> None:
         replace(a, name=a.name or by_id.get(a.ids[0] if a.ids else -1, names.get((a.type, a.config), "")))
         for a in header.attrs
     ]
-
-

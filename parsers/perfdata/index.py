@@ -67,7 +67,6 @@ class Index:
     unknown: NotUnderstood = field(default_factory=NotUnderstood)
     damage: list[Damage] = field(default_factory=list)
 
-
     def samples(self, rows: Numbers) -> Frames:
         """Samples of some blocks (rows of `blocks`, ascending), in file order."""
         place = self.blocks.place[rows]

@@ -46,9 +46,9 @@ class KeptSizes:
             self._joined = np.concatenate([self._joined, *self._parts])
             self._parts = []
         # Blocks that follow one another are one run.
-        goes_on = (place[1:] == place[:-1] + count[:-1]) & (first[1:] == end[:-1])
-        heads = np.flatnonzero(np.concatenate([[True], ~goes_on])) if len(place) else place
-        tails = np.append(heads[1:], len(place)) - 1
+        breaks = np.flatnonzero((place[1:] != place[:-1] + count[:-1]) | (first[1:] != end[:-1]))
+        heads = np.concatenate([[0], breaks + 1])[: len(place)]
+        tails = np.concatenate([breaks, [len(place) - 1]])[: len(place)]
         at, sizes = [np.empty(0, np.int64)], [self._joined[:0]]
         for head, tail in zip(heads.tolist(), tails.tolist(), strict=True):
             own = self._joined[place[head] : place[tail] + count[tail]]

@@ -35,12 +35,13 @@ MAX_FILES = 1 << 12
 
 @dataclass(slots=True)
 class Step:
-    """What a batch of blocks gave: blocks taken (rows of the index), how many are done with it; samples that are
-    now complete in order of time; places of samples too short to read; and what was not understood.
+    """What a batch of blocks gave: blocks taken (rows of the index), how many are done with it, whether all are;
+    samples that are now complete in order of time; places of samples too short to read; what was not understood.
     """
 
     taken: Numbers
     done: int
+    last: bool
     merged: Merged | None = None
     short: list[int] = field(default_factory=list)
     unknown: NotUnderstood = field(default_factory=NotUnderstood)
@@ -116,6 +117,8 @@ class PerfData:
                 since, until = int(merged.ts[0]), int(merged.ts[-1])
                 window = tables.window(merged, names.between(since, until))
                 passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
+                if step.last:
+                    passed = len(lost)
                 window.lost, lost = lost[:passed], lost[passed:]
                 yield window
             _release(area, index.blocks.number[step.taken])
@@ -124,7 +127,9 @@ class PerfData:
         if lost:
             yield Window({}, 0, lost)
         if self._cut > MAX_LISTED:
-            self.damage.append(Damage(0, f"{self._cut - MAX_LISTED} more samples are shorter than they should be"))
+            self.damage.append(
+                Damage(0, f"{self._cut - MAX_LISTED} more samples are shorter than they should be")
+            )
 
     def _names(self) -> dict[int, str]:
         """Names of tracepoints by number, also of those without a format."""
@@ -170,11 +175,12 @@ class PerfData:
         left: Samples | None = None
         for start in range(0, len(order), BATCH):
             taken = np.sort(order[start : start + BATCH])
-            step = Step(taken, start + len(taken))
+            done = start + len(taken)
+            step = Step(taken, done, done >= len(order))
             samples = self._events.columns(area.longs, index.samples(taken), step.unknown, step.short.append)
             if left is not None and len(left.ts):
                 samples = left.joined(samples)
-            until = None if step.done >= len(order) else int(least[order[step.done]])
+            until = None if step.last else int(least[order[done]])
             now, left = _split(samples, until)
             if len(now.ts):
                 step.merged = Merged(area.words, now.at, now.length, now.ts, now.cpu)
