@@ -31,7 +31,7 @@ from hvtrace.replay.model.synic import (
 )
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment
-from hvtrace.replay.tape import NO_PLACE
+from hvtrace.replay.tape import NO_PLACE, TAPE
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 
 #: Events of an unknown VM that change nothing the model relies on.
 HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq"})
+#: Events of an unknown VM after which one timer of each candidate is unknown.
+TIMER_EVENTS = frozenset(name for name in TAPE if name.startswith("kvm_hv_stimer_"))
 
 _FAR = 1 << 63
 
@@ -171,6 +173,10 @@ class Engine:
         for vcpu in known:
             if name == "kvm_hv_stimer_callback":
                 self.timers.maybe_fired(vcpu, event[5])
+            elif name in TIMER_EVENTS:
+                vcpu.forget_timer(event[5])
+            elif name == SET_MSR:
+                vcpu.registers.pop(event[5], None)
             elif name not in HARMLESS:
                 # It may have been any of them.
                 vcpu.forget(Reason.VM_AMBIGUOUS)

@@ -104,10 +104,13 @@ def legalise(row: Msr, value: int) -> int:
 
 def expected_fault(vcpu: Vcpu, row: Msr | None, index: int, write: bool, value: int) -> Fault:
     """Decide whether an access by the guest must raise #GP."""
-    if row is None or not _exists(vcpu, row):
+    exists = None if row is None else _exists(vcpu, row)
+    if row is None or exists is False:
         return _absent(vcpu, row, index)
     conditions = _kvm(vcpu, row, write, value) if row.group is Group.KVM else _hyperv(vcpu, row, write, value)
     open_ = None
+    if exists is None:
+        open_ = Fault(None, "absent", "this kernel may not have the register", Reason.PARAMETER_UNKNOWN)
     for fault in conditions:
         if fault.expected:
             return fault
@@ -116,12 +119,12 @@ def expected_fault(vcpu: Vcpu, row: Msr | None, index: int, write: bool, value: 
     return open_ or Fault(False, "", f"nothing forbids {'writing' if write else 'reading'} it")
 
 
-def _exists(vcpu: Vcpu, row: Msr) -> bool:
-    """Whether the kernel may have the register at all."""
+def _exists(vcpu: Vcpu, row: Msr) -> bool | None:
+    """Whether the kernel has the register at all; None: it may."""
     if row.index == TSC_INVARIANT_CONTROL:
-        return vcpu.bench.profile.fact("invariant_control") is not False
+        return vcpu.bench.profile.fact("invariant_control")
     if row.group is Group.SYNDBG:
-        return vcpu.bench.profile.fact("syndbg") is not False
+        return vcpu.bench.profile.fact("syndbg")
     return row.group is not Group.ABSENT
 
 

@@ -207,8 +207,9 @@ class Vcpu:
         """Nothing is known of one timer any more."""
         self.timers = tuple(Stimer(n) if n == number else timer for n, timer in enumerate(self.timers))
         for due in self.dues:
-            if due.key == number:
-                self.drop(due)
+            if due.key == number and due.met is None:
+                due.met, due.excuse = False, Reason.VM_AMBIGUOUS
+                self.settle(due)
 
     def new_unit(self, *, whole: bool) -> None:
         """A new exit begins."""
