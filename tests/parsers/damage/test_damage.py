@@ -2,7 +2,7 @@
 
 The copies are read in a process with little memory and time, so that a length field that is believed shows.
 Run `worker.py` by hand for one recording, one case, or more of them; HVTRACE_DAMAGE=full takes 200 cuts and
-1,000 changes of each format here.
+1,000 changes of each format, all the way into a store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from builders.samples import EVENTS, SAMPLES
 
 WORKER = Path(__file__).with_name("worker.py")
 
-CUTS, FLIPS = (200, 1000) if os.environ.get("HVTRACE_DAMAGE") == "full" else (40, 100)
+FULL = os.environ.get("HVTRACE_DAMAGE") == "full"
+CUTS, FLIPS = (200, 1000) if FULL else (40, 100)
 
 #: Formats that may end anywhere between two events: what follows cannot be missed.
 ENDLESS = ("perf.data pipe", "ftrace text", "report text", "perf script text")
@@ -30,6 +31,7 @@ INSTANCE_EVENTS = {"trace.dat 6 with an instance": EVENTS // 2, "trace.dat 7 zst
 def read_damaged(recording: Path) -> list[dict[str, Any]]:
     """The worker's answers: first that of the whole recording, then one for each case."""
     command = [sys.executable, str(WORKER), str(recording), "--cuts", str(CUTS), "--flips", str(FLIPS)]
+    command += ["--ingest"] if FULL else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     answers = [line for line in lines if {"events", "error", "failure"} & line.keys()]

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 from hvtrace.errors import HvtraceError
 from hvtrace.parsers.open import open_recording
+from hvtrace.pipeline.ingest import ingest
 
 #: Address space a case may take beyond what the process has at the start.
 MEMORY = 1 << 30
@@ -83,17 +86,34 @@ def read(path: Path) -> dict[str, object]:
         recording.close()
 
 
+def ingested(path: Path) -> dict[str, object]:
+    """The same, all the way into a store; an error leaves none behind."""
+    store = path.with_suffix(".hvt")
+    try:
+        manifest = ingest([path], store, force=True)
+        (source,) = manifest.sources
+        found = source["damaged"] + source["not_understood"]["count"]
+        return {"events": manifest.total, "reported": found}
+    except HvtraceError as error:
+        assert os.listdir(path.parent) == [path.name], "an error left something behind"
+        return {"error": str(error)}
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
 def _too_long(signum: int, frame: FrameType | None) -> None:
     raise RuntimeError(f"more than {CASE_SECONDS} s of CPU time")
 
 
-def run_case(data: bytes, kind: str, number: int, seed: int, folder: Path) -> dict[str, object]:
+def run_case(
+    data: bytes, kind: str, number: int, seed: int, folder: Path, reader: Callable[[Path], dict[str, object]]
+) -> dict[str, object]:
     """Damage and read. The answer has `failure`, a traceback, where something else than allowed came."""
     path = folder / "damaged"
     path.write_bytes(damaged(data, kind, number, seed))
     signal.setitimer(signal.ITIMER_PROF, CASE_SECONDS)
     try:
-        return read(path)
+        return reader(path)
     except (Exception, MemoryError):
         return {"failure": traceback.format_exc(limit=-8)}
     finally:
@@ -127,13 +147,18 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", help="this one only, e.g. flip:17")
+    parser.add_argument("--ingest", action="store_true", help="read it into a store")
     parser.add_argument("--failures", action="store_true", help="print only what failed")
     arguments = parser.parse_args()
     warnings.simplefilter("error")
     signal.signal(signal.SIGPROF, _too_long)
     data = arguments.recording.read_bytes()
     # Everything that is imported or started on first use is there before the limit is set.
-    whole = read(arguments.recording)
+    reader = ingested if arguments.ingest else read
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "damaged"
+        path.write_bytes(data)
+        whole = reader(path)
     print(json.dumps({"case": "whole", **whole}), flush=True)
     cases = list(wanted(arguments))
     limit_resources(len(cases))
@@ -143,7 +168,7 @@ def main() -> int:
             name = {"case": f"{kind}:{number}", "seed": arguments.seed}
             if not arguments.failures:
                 print(json.dumps(name), flush=True)
-            answer = run_case(data, kind, number, arguments.seed, Path(folder))
+            answer = run_case(data, kind, number, arguments.seed, Path(folder), reader)
             failed += "failure" in answer
             if "failure" in answer or not arguments.failures:
                 print(json.dumps({**name, **answer}), flush=True)
