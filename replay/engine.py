@@ -195,11 +195,15 @@ class Engine:
         if vcpu.dues:
             vcpu.entered()
         vm = vcpu.vm
-        if event[5] == RESET_VECTOR and not self.losing:
-            if vm.entered:
-                vm.forget_silent()
-            else:
+        if event[5] == RESET_VECTOR:
+            # Until the first instruction gets through, the vCPU enters there again and again.
+            if not vm.entered and not self.losing:
                 vm.create()
+            elif not vcpu.resetting:
+                vm.forget_silent()
+            vcpu.resetting = True
+        else:
+            vcpu.resetting = False
         vm.entered = True
         vcpu.tid = event[4]
         vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.msr_exit = False
@@ -286,6 +290,8 @@ class Engine:
         """
         if row is None or write or row.scope.value != "VM" or before is None or before == value:
             return False
+        if "kvm_exit" not in self.bench.traced:
+            return True
         last = vcpu.vm.writes.get(row.index)
         if last is not None and last[2] != vcpu.number and last[0] > vcpu.exit_seq:
             return True

@@ -64,12 +64,14 @@ _ANSWERS: dict[str, tuple[bool | None, ...]] = {fact.name: fact.answers for fact
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A reference. `version` is the kernel's major and minor number; None: not known, either behaviour
-    goes.
+    """A reference. `version` is the kernel's major and minor number; None: not known, either behaviour goes.
+
+    `ported` is true for distributions that bring whole features to an old version: whatever came later may be there.
     """
 
     name: str
     version: tuple[int, int] | None
+    ported: bool = False
 
     def fact(self, name: str) -> bool | None:
         """The answer of a fact for this kernel; None: either behaviour is right. KeyError: no such fact."""
@@ -78,10 +80,15 @@ class Profile:
             return answers[0] if len(set(answers)) == 1 else None
         older = max((i for i, tree in enumerate(TREES) if tree <= self.version), default=0)
         newer = min((i for i, tree in enumerate(TREES) if tree >= self.version), default=len(TREES) - 1)
-        return answers[older] if answers[older] == answers[newer] else None
+        if answers[older] != answers[newer] or (self.ported and len(set(answers[older:])) > 1):
+            return None
+        return answers[older]
 
 
 PROFILES: tuple[str, ...] = tuple(f"kvm-{major}.{minor}" for major, minor in TREES)
+
+#: Releases of Red Hat's family and of SUSE's.
+_PORTED = re.compile(r"\.el\d|\.amzn\d|-\d{6}\.|-default$")
 
 _RELEASE = re.compile(r"(?:kvm-)?(\d{1,3})\.(\d{1,3})")
 
@@ -92,7 +99,7 @@ def profile_for(release: str | None) -> Profile:
     if match is None:
         return Profile("kvm", None)
     version = int(match[1]), int(match[2])
-    return Profile(f"kvm-{version[0]}.{version[1]}", version)
+    return Profile(f"kvm-{version[0]}.{version[1]}", version, _PORTED.search(release or "") is not None)
 
 
 def profile_named(name: str) -> Profile:

@@ -9,7 +9,10 @@ from typing import Any
 
 from hvtrace.replay.verdict import Severity, Verdict
 
-__all__ = ["Moment", "Rule"]
+__all__ = ["RESETS", "Moment", "Rule"]
+
+#: Among the tracepoints a rule needs: the recording has something that shows a reset or a restore by userspace.
+RESETS = "signs of a reset"
 
 
 class Moment(Enum):
@@ -47,7 +50,7 @@ class Rule:
 
     `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without
     which it
-    cannot be judged at all. `check` is asked at each of `moments` and answers None where the rule is not
+    cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where the rule is not
     concerned.
     The page of the rule is the docstring of the module that defines it.
     """

@@ -18,6 +18,7 @@ from hvtrace.replay.judge import Coverage, Judge
 from hvtrace.replay.model.exposure import Offer, parse_cpu
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
+from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES, select
 from hvtrace.replay.tape import TAPE, Table, events
 from hvtrace.replay.verdict import Divergence, Severity
@@ -169,12 +170,25 @@ def _traced(store: Store) -> frozenset[str]:
     """Tracepoints that were recorded, fired or not, as far as the recording shows it."""
     fired = {name for name, count in store.manifest.events.items() if count}
     kvm = {name for name in fired if name.startswith("kvm_")}
+    if "kvm_write_tsc_offset" in fired or _entries_show_rip(store):
+        fired.add(RESETS)
     if fired >= WHOLE_GROUP and len(kvm) >= MANY_KINDS:
-        return frozenset(fired | set(TAPE))
+        return frozenset(fired | set(TAPE) | {RESETS})
     timers = {name for name in fired if name.startswith(TIMER_PREFIX)}
     if len(timers) >= TIMER_KINDS:
         fired |= {name for name in TAPE if name.startswith(TIMER_PREFIX)}
     return frozenset(fired)
+
+
+def _entries_show_rip(store: Store) -> bool:
+    """Whether kvm_entry has an instruction pointer, which shows a start at the reset vector (kernels since 5.10)."""
+    if not store.has("kvm_entry"):
+        return False
+    file = store.parquet("kvm_entry")
+    if "rip" not in file.schema_arrow.names:
+        return False
+    first = next(file.iter_batches(batch_size=1024, columns=["rip"]), None)
+    return first is not None and first.column(0).null_count < len(first)
 
 
 def _table(store: Store, name: str) -> Table:

@@ -163,6 +163,8 @@ class Vcpu:
     ending: EndOfInterrupt | None = None
     reading: Reading | None = None
     grace: int = 0
+    #: The last entry was at the reset vector.
+    resetting: bool = False
 
     def __post_init__(self) -> None:
         offer = self.vm.bench.offer

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.abi.register import Group, Kind
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -39,6 +39,9 @@ def check(access: Access) -> Verdict | None:
         return None
     if row.group in (Group.STIMER, Group.KVM) or access.origin:
         return None
+    if row.group is Group.SYNIC and "kvm_hv_synic_set_msr" not in access.vcpu.bench.traced:
+        # Userspace's writes would not be seen.
+        return unknown(Reason.NOT_TRACED)
     if access.before is None:
         return unknown(access.why)
     if access.value == access.before:
@@ -52,4 +55,4 @@ def check(access: Access) -> Verdict | None:
     )
 
 
-RULE = Rule("HV204", "msr-read-back", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV204", "msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check)

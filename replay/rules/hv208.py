@@ -22,7 +22,7 @@ Where the page's register was not seen before GUEST_OS_ID was cleared.
 from __future__ import annotations
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -45,4 +45,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("HV208", "hypercall-page-left-enabled", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV208", "hypercall-page-left-enabled", (Moment.MSR,), ("kvm_msr", RESETS), check)

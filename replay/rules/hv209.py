@@ -23,7 +23,7 @@ Where GUEST_OS_ID was not seen, or the register's value before the write.
 from __future__ import annotations
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -48,4 +48,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("HV209", "hypercall-write-kept", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV209", "hypercall-write-kept", (Moment.MSR,), ("kvm_msr", RESETS), check)

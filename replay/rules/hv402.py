@@ -47,4 +47,10 @@ def check(raised: Raised) -> Verdict | None:
     return Diverges(f"vector {vector(register)}", f"vector {raised.vector}", text)
 
 
-RULE = Rule("HV402", "sint-raised-wrongly", (Moment.RAISED,), ("kvm_hv_synic_set_irq", "kvm_msr"), check)
+RULE = Rule(
+    "HV402",
+    "sint-raised-wrongly",
+    (Moment.RAISED,),
+    ("kvm_hv_synic_set_irq", "kvm_hv_synic_set_msr", "kvm_msr"),
+    check,
+)

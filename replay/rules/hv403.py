@@ -47,6 +47,6 @@ RULE = Rule(
     "HV403",
     "eoi-acknowledgements",
     (Moment.EOI,),
-    ("kvm_hv_synic_send_eoi", "kvm_hv_notify_acked_sint", "kvm_msr", "kvm_entry"),
+    ("kvm_hv_synic_send_eoi", "kvm_hv_notify_acked_sint", "kvm_msr", "kvm_entry", "kvm_hv_synic_set_msr"),
     check,
 )

@@ -74,6 +74,6 @@ RULE = Rule(
     "HV517",
     "stimer-expiration-result",
     (Moment.EXPIRATION,),
-    ("kvm_hv_stimer_set_config", "kvm_hv_synic_set_msr"),
+    ("kvm_hv_stimer_set_config", "kvm_hv_synic_set_msr", "kvm_msr"),
     check,
 )

@@ -21,7 +21,7 @@ At the first read, after a loss, and after userspace may have set the counter.
 from __future__ import annotations
 
 from hvtrace.replay.model.clock import RUNTIME, ClockMoment
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -39,4 +39,4 @@ def check(reading: ClockMoment) -> Verdict | None:
     return Diverges(f"0x{reading.before:x} or more", f"0x{reading.value:x}", text)
 
 
-RULE = Rule("HV602", "vp-runtime-backwards", (Moment.CLOCK,), ("kvm_msr",), check)
+RULE = Rule("HV602", "vp-runtime-backwards", (Moment.CLOCK,), ("kvm_msr", RESETS), check)

@@ -22,7 +22,7 @@ Until the register was seen, and for registers that a reset of the vCPU clears w
 from __future__ import annotations
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -42,4 +42,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("KP102", "kvm-msr-read-back", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("KP102", "kvm-msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check)
