@@ -94,8 +94,8 @@ class Tracks:
         """Return the uuid of the track of a vCPU's divergences; None: those that belong to none."""
         if found := self._uuids.get(("divergences", key)):
             return found
-        parent = self.vcpu(key) if key is not None else None
-        track = self._make(("divergences", key), parent, "Divergences", DIVERGENCES if parent else 0)
+        parent = self.recording() if key is None else self.vcpu(key)
+        track = self._make(("divergences", key), parent, "Divergences", DIVERGENCES)
         track.description = "Events at which the trace contradicts the reference model; arguments say how."
         return self._write(track)
 
@@ -116,12 +116,18 @@ class Tracks:
             return found
         return self._write(self._make(("reasons", key), self.vcpu(key), "Exits by reason", COUNTER_BY_REASON))
 
+    def recording(self) -> int:
+        """Return the uuid of the group of what belongs to no VM."""
+        if found := self._uuids.get(("recording",)):
+            return found
+        return self._write(self._make(("recording",), None, "Recording", 0))
+
     def lost(self, cpu: int | None) -> int:
         """Return the uuid of the track that shows when a host CPU lost events."""
         if found := self._uuids.get(("lost", cpu)):
             return found
         name = "Lost events" if cpu is None else f"Lost events, host CPU {cpu}"
-        track = self._make(("lost", cpu), None, name, 10 if cpu is None else 11 + cpu)
+        track = self._make(("lost", cpu), self.recording(), name, 10 if cpu is None else 11 + cpu)
         track.description = "Intervals in which the tracer lost events of this host CPU."
         return self._write(track)
 
