@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from hvtrace.parsers.recording import IRQ
-from hvtrace.parsers.text.cursor import I64, Text
+from hvtrace.parsers.text.cursor import I64, LONGEST_RUN, Text
 from hvtrace.parsers.text.events import EventReader, Rows
 from hvtrace.parsers.text.interner import Interner, mix
 from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
@@ -23,6 +23,8 @@ from hvtrace.schema.tracepoint import Context
 
 __all__ = ["Block", "BlockReader", "LostLine", "Stamps"]
 
+#: Characters of a line that is no event that are looked at.
+LONGEST_SAMPLE = 1000
 _NEWLINE, _SPACE, _RETURN = 0x0A, 0x20, 0x0D
 #: What tracers print for a thread whose name they do not know.
 _UNKNOWN_COMM = re.compile(r"<\.\.\.>|:-?\d+")
@@ -88,7 +90,7 @@ class Block:
 
 def line_ends(text: Text) -> tuple[I64, I64, I64]:
     """Where lines start, where they end, and where their last character that is not blank ends."""
-    breaks = np.flatnonzero(text.bytes[: text.size] == _NEWLINE)
+    breaks = text.positions(_NEWLINE)
     if text.size and text.bytes[text.size - 1] != _NEWLINE:
         breaks = np.append(breaks, text.size)
     start = np.empty_like(breaks)
@@ -97,7 +99,9 @@ def line_ends(text: Text) -> tuple[I64, I64, I64]:
         start[1:] = breaks[:-1] + 1
     end = breaks.copy()
     rows = np.arange(len(end))
-    while len(rows):
+    for _ in range(LONGEST_RUN):
+        if not len(rows):
+            break
         last = text.bytes[np.maximum(end[rows] - 1, 0)]
         rows = rows[((last == _SPACE) | (last == _RETURN)) & (end[rows] > start[rows])]
         end[rows] -= 1
@@ -277,7 +281,8 @@ class BlockReader:
         self, block: Block, text: Text, others: I64, start: I64, end: I64, lines: Lines, ts: I64
     ) -> None:
         """Lines that are no events: headers, losses, and what is not understood."""
-        said = pl.Series(string_column(text, start[others], end[others]), dtype=pl.String)
+        shown = np.minimum(end[others], start[others] + LONGEST_SAMPLE)
+        said = pl.Series(string_column(text, start[others], shown), dtype=pl.String)
         written = said.str.extract_groups(_WRITTEN).struct.unnest().drop_nulls()
         if written.height:
             block.written = (_number(written[0, 0]), _number(written[0, 1]))

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["I64", "U64", "Flags", "Text", "count_of", "digits8", "first_of", "mask_of", "word_of"]
+__all__ = [
+    "I64",
+    "LONGEST_RUN",
+    "U64",
+    "Flags",
+    "Text",
+    "count_of",
+    "digits8",
+    "first_of",
+    "mask_of",
+    "word_of",
+]
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -25,6 +36,12 @@ _LOW7 = np.uint64(0x7F7F7F7F7F7F7F7F)
 _RANK = np.uint64(0x0001020304050607)
 _EIGHT = np.uint64(8)
 _TEN_TO = np.array([10**i for i in range(20)], dtype=np.uint64)
+
+#: Words looked at in one go where all of a text is.
+_PIECE = 1 << 15
+
+#: Blanks skipped in one go; no tool prints that many.
+LONGEST_RUN = 4096
 
 #: Zero bytes after the text, so that a word may be read at any position of it.
 PADDING = 64
@@ -185,11 +202,13 @@ class Text:
         return value, length
 
     def skip(self, cursor: I64, byte: int) -> I64:
-        """The cursors moved past every `byte` that stands there."""
+        """The cursors moved past every `byte` that stands there, up to LONGEST_RUN of them."""
         count = count_of(self.at(cursor), byte)
         moved = cursor + count
         rows = np.flatnonzero(count == 8)
-        while len(rows):
+        for _ in range(LONGEST_RUN // 8):
+            if not len(rows):
+                break
             count = count_of(self.at(moved[rows]), byte)
             moved[rows] += count
             rows = rows[count == 8]
@@ -205,6 +224,21 @@ class Text:
             rows = rows[(step == 8) & (found[rows] < end[rows])]
         np.minimum(found, end, out=found)
         return found
+
+    def positions(self, byte: int) -> I64:
+        """Every place of the text where `byte` stands."""
+        words = self.bytes[: (self.size + 7) & ~7].view("<u8")
+        found = [np.zeros(0, dtype=np.int64)]
+        # Piece by piece, so that what is computed stays in the processor's cache.
+        for first in range(0, len(words), _PIECE):
+            piece = words[first : first + _PIECE]
+            differ = piece ^ _every(byte)
+            differ |= (differ & _LOW7) + _LOW7
+            with_byte = np.flatnonzero((differ & _HIGH) != _HIGH)
+            row, column = np.divmod(np.flatnonzero(piece[with_byte].view(np.uint8) == byte), 8)
+            found.append((with_byte[row] + first) * 8 + column)
+        places = np.concatenate(found)
+        return places[: np.searchsorted(places, self.size)]
 
     def slice(self, start: int, end: int) -> bytes:
         """The bytes from `start` to `end`."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hvtrace.parsers.text.cursor import I64, U64, Flags, Text
 from hvtrace.parsers.text.layout import HexBytes, Literal, Number, Op, String, parse_layout
-from hvtrace.parsers.text.match import Captured, Matcher, Slices
+from hvtrace.parsers.text.match import LONGEST_STRING, Captured, Matcher, Slices
 from hvtrace.parsers.text.strings import binary_column, string_column
 from hvtrace.parsers.text.vocabulary import VOCABULARY
 from hvtrace.schema.arrow import ARROW_TYPES, DICTIONARY
@@ -90,12 +90,12 @@ class EventReader:
         """Texts of the form `name=value name=value …`, as trace-cmd report -R prints them."""
         parts = []
         for _ in range(_RAW_FORMS):
-            candidates = rest[text.find(start[rest], ord("="), end[rest]) < end[rest]]
+            limit = np.minimum(end[rest], start[rest] + LONGEST_STRING)
+            candidates = rest[text.find(start[rest], ord("="), limit) < limit]
             if not len(candidates):
                 break
-            sample = text.slice(
-                int(start[candidates[0]]), min(int(end[candidates[0]]), int(start[candidates[0]]) + 4096)
-            )
+            first = candidates[0]
+            sample = text.slice(start[first], min(end[first], start[first] + LONGEST_STRING))
             matcher = self._raw_matcher(sample)
             if matcher is None:
                 break

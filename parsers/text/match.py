@@ -28,7 +28,7 @@ from hvtrace.parsers.text.layout import (
     String,
 )
 
-__all__ = ["Captured", "Matcher", "Slices"]
+__all__ = ["LONGEST_STRING", "Captured", "Matcher", "Slices"]
 
 #: A string is looked for this far.
 LONGEST_STRING = 4096

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hvtrace.parsers.text.cursor import I64, U64, Flags, Text
+from hvtrace.parsers.text.cursor import I64, LONGEST_RUN, U64, Flags, Text
 from hvtrace.parsers.text.interner import Interner, mix
+from hvtrace.parsers.text.strings import string_column
 
 __all__ = ["PATTERNS", "Dialect", "Lines", "split"]
 
@@ -26,6 +27,11 @@ Dialect = str
 _COMM_WIDTH = 16
 _LONGEST_NAME = 64
 _SPACE, _DASH, _COLON, _DOT = b" -:."
+
+#: A longer line is no event: ftrace's own lines have at most a few KiB.
+LONGEST_EVENT = 1 << 16
+#: And so is a shorter one.
+SHORTEST_EVENT = len("a-1 [0] 1: e:")
 
 #: For lines that are not aligned: tried in this order.
 PATTERNS: dict[Dialect, tuple[str, ...]] = {
@@ -272,10 +278,8 @@ def _patterned(text: Text, lines: I64, start: I64, end: I64, dialect: Dialect) -
     for pattern in PATTERNS[dialect]:
         if not len(lines):
             break
-        strings = [
-            text.slice(a, b).decode("latin-1") for a, b in zip(start.tolist(), end.tolist(), strict=True)
-        ]
-        groups = pl.Series(strings, dtype=pl.String).str.extract_groups(pattern).struct.unnest()
+        strings = pl.Series(string_column(text, start, end), dtype=pl.String)
+        groups = strings.str.extract_groups(pattern).struct.unnest()
         fits = groups["sec"].is_not_null().to_numpy()
         rows = np.flatnonzero(fits)
         if not len(rows):
@@ -287,14 +291,11 @@ def _patterned(text: Text, lines: I64, start: I64, end: I64, dialect: Dialect) -
             return np.asarray(column.to_numpy(), dtype=np.int64)
 
         def length(name: str, found: pl.DataFrame = found) -> I64:
-            return np.asarray(found[name].fill_null("").str.len_chars().to_numpy(), dtype=np.int64)
+            return np.asarray(found[name].fill_null("").str.len_bytes().to_numpy(), dtype=np.int64)
 
         # What precedes the name, and what lies between it and the text, is measured from the line's ends.
         blanks = np.asarray(
-            pl.Series([strings[i] for i in rows.tolist()])
-            .str.extract(r"^(\s*)", 1)
-            .str.len_chars()
-            .to_numpy(),
+            strings.gather(rows).str.extract(r"^(\s*)", 1).str.len_bytes().to_numpy(),
             dtype=np.int64,
         )
         comm_start = start[rows] + blanks
@@ -339,7 +340,9 @@ def _back_to(text: Text, position: I64, byte: int) -> I64:
     """The last `byte` before each position."""
     result = position - 1
     rows = np.arange(len(position))
-    while len(rows):
+    for _ in range(LONGEST_RUN):
+        if not len(rows):
+            break
         rows = rows[(text.char(result[rows]) != byte) & (result[rows] > 0)]
         result[rows] -= 1
     return result
@@ -348,14 +351,20 @@ def _back_to(text: Text, position: I64, byte: int) -> I64:
 def split(text: Text, start: I64, end: I64, dialect: Dialect) -> tuple[Lines, I64]:
     """Split lines that start and end (blanks at the end not counted) at these places of the text.
 
-    Gives the lines that are events, and the numbers of those that are not.
+    Gives the lines that are events, and the numbers of those that are not (without empty ones).
     """
-    aligned = _Aligned(text, start, end, dialect).split()
-    if len(aligned.line) == len(start):
-        return aligned, np.zeros(0, dtype=np.int64)
-    rest = np.ones(len(start), dtype=np.bool_)
+    long_enough = end - start >= SHORTEST_EVENT
+    if long_enough.all():
+        aligned = _Aligned(text, start, end, dialect).split()
+        if len(aligned.line) == len(start):
+            return aligned, np.zeros(0, dtype=np.int64)
+    else:
+        rows = np.flatnonzero(long_enough)
+        aligned = _Aligned(text, start[rows], end[rows], dialect).split()
+        aligned.line = rows[aligned.line]
+    rest = end > start
     rest[aligned.line] = False
-    others = np.flatnonzero(rest & (end > start))
+    others = np.flatnonzero(rest & long_enough & (end - start < LONGEST_EVENT))
     parts = [aligned, *_patterned(text, others, start[others], end[others], dialect)]
     for part in parts[1:]:
         rest[part.line] = False

@@ -19,7 +19,7 @@ __all__ = ["StreamFactory", "TextRecording", "open_text"]
 StreamFactory = Callable[[], BinaryIO]
 
 #: Bytes of text in one window.
-BLOCK = 16 << 20
+BLOCK = 8 << 20
 #: A line longer than this is cut into pieces.
 LONGEST_LINE = 1 << 20
 #: Bytes looked at to tell what the text is.
