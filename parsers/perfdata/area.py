@@ -51,6 +51,8 @@ class Stretch:
     offset: int
     #: Whether the bytes are those of the file, so that offsets inside can be told.
     plain: bool = True
+    #: Bytes behind `stop` that are no whole u64.
+    tail: int = 0
 
     def offset_of(self, at: int) -> int:
         """Byte offset in the file of the u64 at index `at`."""
@@ -87,7 +89,7 @@ def in_place(part: Part) -> Area | None:
     """Return the area of a part's records where they are; None where they are not aligned."""
     if part.start % 8:
         return None
-    stretch = Stretch(part.start // 8, part.stop // 8, part.start)
+    stretch = Stretch(part.start // 8, part.stop // 8, part.start, tail=part.stop % 8)
     return Area.of(part.source.data, [stretch])
 
 
@@ -122,7 +124,7 @@ def _add(
     # What follows begins aligned, and the last u64 of this stretch is whole.
     spool.write(bytes(-stop % 8))
     if stop > start:
-        stretches.append(Stretch(start // 8, stop // 8, offset, plain))
+        stretches.append(Stretch(start // 8, stop // 8, offset, plain, stop % 8))
 
 
 def _bytes(part: Part, start: int, stop: int) -> Iterator[bytes]:

@@ -98,7 +98,11 @@ def _read_file(header: Header, cursor: Cursor) -> None:
         )
     header.start = min(start, end)
     header.stop = min(start + size, end) if size else end
-    if not size:
+    first = int.from_bytes(cursor.data[start : start + 8], "little")
+    if not size and features and first == start + 16 * features.bit_count():
+        # No records at all: the table of features is where they would begin.
+        header.stop = header.start
+    elif not size:
         header.damage.append(
             Damage(
                 48,

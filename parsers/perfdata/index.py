@@ -16,7 +16,7 @@ from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Stretch
 from hvtrace.parsers.perfdata.framing import BLOCK, Attempt, Framer, Frames
 from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes
-from hvtrace.parsers.perfdata.layout import RECORDS, RecordType
+from hvtrace.parsers.perfdata.layout import ID_INDEX, RECORDS, RecordType
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import MAX_TID, NAME_SIZE, Renames
 from hvtrace.parsers.recording import Damage, Lost, NotUnderstood
@@ -96,6 +96,8 @@ class _Builder:
         self._area = area
         self._events = events
         self._stretch = Stretch(0, 0, 0)
+        #: Whether damage reaches to the stretch's end.
+        self._cut = False
         self.index = Index(Framer(area.longs, self._broken))
         self._parts: list[tuple[Numbers, ...]] = []
         self._before: Frames | None = None
@@ -108,7 +110,7 @@ class _Builder:
 
     def add(self, stretch: Stretch, done: int, progress: Report | None) -> None:
         """Index one stretch."""
-        self._stretch = stretch
+        self._stretch, self._cut = stretch, False
         place = stretch.start
         for attempt in ahead(self._attempts(stretch)):
             count = len(attempt.bounds)
@@ -118,6 +120,9 @@ class _Builder:
             self._area.release(max(attempt.block * BLOCK, stretch.start), end)
             if progress is not None:
                 progress(done + 8 * (end - stretch.start))
+        if stretch.tail and not self._cut:
+            message = f"the records end with {stretch.tail} bytes that are no record"
+            self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message))
 
     def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
         last = -(-stretch.stop // BLOCK)
@@ -191,7 +196,8 @@ class _Builder:
     def _others(self, frames: Frames, samples: Frames) -> None:
         """Records that are no samples, by their type."""
         kinds = self.index.framer.kinds(frames.at)
-        for number in np.unique(kinds).tolist():
+        # CPUs by id are known first.
+        for number in sorted(np.unique(kinds).tolist(), key=lambda number: number != ID_INDEX):
             rows = np.flatnonzero(kinds == number)
             part = frames.take(rows)
             record = _BY_NUMBER.get(number)
@@ -206,7 +212,7 @@ class _Builder:
                 self._names(part)
             elif record.name == "FORK":
                 self._forks(part)
-            elif record.name == "ID_INDEX":
+            elif record.number == ID_INDEX:
                 self._cpus(part)
             elif record.lost is not None:
                 self._losses(record, part, samples)
@@ -310,6 +316,7 @@ class _Builder:
     def _broken(self, at: int, until: int) -> None:
         offset = self._stretch.offset_of(at)
         if until >= self._stretch.stop:
+            self._cut = True
             message = f"no record begins here: the last {8 * (until - at)} bytes of records are not read"
         else:
             message = f"no record begins here: {8 * (until - at)} bytes are passed over"

@@ -15,6 +15,7 @@ __all__ = [
     "COMPRESSED2",
     "FEATURES",
     "HEADER_RECORDS",
+    "ID_INDEX",
     "RAW",
     "RECORDS",
     "SAMPLE",
@@ -83,7 +84,8 @@ RECORDS: tuple[RecordType, ...] = (
     RecordType(83, "COMPRESSED2"),
 )
 _NUMBER = {r.name: r.number for r in RECORDS}
-SAMPLE, COMPRESSED, COMPRESSED2 = _NUMBER["SAMPLE"], _NUMBER["COMPRESSED"], _NUMBER["COMPRESSED2"]
+SAMPLE, ID_INDEX = _NUMBER["SAMPLE"], _NUMBER["ID_INDEX"]
+COMPRESSED, COMPRESSED2 = _NUMBER["COMPRESSED"], _NUMBER["COMPRESSED2"]
 
 #: What a pipe begins with, before anything that happened.
 HEADER_RECORDS = frozenset(r.number for r in RECORDS if r.number >= 64) - {
