@@ -114,7 +114,7 @@ class BlockReader:
     #: Samples of a kind of line that one block gives at most.
     SAMPLES = 20
     #: Different names of undeclared tracepoints taken; more are a sign that the lines are something else.
-    UNDECLARED = 256
+    UNDECLARED = 1024
 
     def __init__(self, dialect: Dialect, stamps: Stamps, kernel: bool = True) -> None:
         """`kernel` is true for text the kernel itself printed, false for libtraceevent's."""

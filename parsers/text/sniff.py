@@ -22,14 +22,18 @@ _PADDED = re.compile(r": [a-z_]\w*:  +\S")
 #: Lines looked at, and the length each is cut to.
 _LOOK = 400
 _LONGEST = 400
+#: A head this long need not be the whole file.
+_LONG_HEAD = 1 << 12
 #: Ticks from one event to the next, on the average, from which they must be cycles.
 _CYCLES = 50
 
 
 def _lines(head: bytes) -> list[str]:
     lines = head.decode("latin-1").splitlines()
-    # The last line may be cut where the head ends.
-    return [line[:_LONGEST] for line in (lines[:-1] or lines)]
+    if len(lines) > 1 and len(head) >= _LONG_HEAD and not head.endswith(b"\n"):
+        # The last line is cut where the head ends.
+        lines.pop()
+    return [line[:_LONGEST] for line in lines]
 
 
 def sniff_text(head: bytes) -> str | None:
