@@ -115,7 +115,9 @@ class _Lookup:
         self._keys = np.array([(index[s.tid] << 40) + s.since for s in stints], np.int64)
         self._vm = np.array([*(s.vm for s in stints), NONE]).astype(np.uint16)
         self._vcpu = np.array([*(NONE if s.vcpu is None else s.vcpu for s in stints), NONE]).astype(np.uint16)
-        size = int(self.tids.max()) + 2 if len(self.tids) and self.tids.max() < 1 << 23 else 0
+        # A damaged record may name any thread; real ids are below 2**22.
+        small = len(self.tids) and self.tids.min() >= 0 and self.tids.max() < 1 << 23
+        size = int(self.tids.max()) + 2 if small else 0
         self._lut = np.full(size, -1, np.int32)
         if size:
             self._lut[self.tids] = np.arange(len(self.tids))
