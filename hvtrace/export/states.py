@@ -161,15 +161,16 @@ class Points:
         found[self.unit[exits]] = exits
         return np.where(count == 1, found, -1)
 
-    def next_entries(self) -> I64:
-        """Return the index of the first entry after each point, of the same vCPU; −1 where there is none."""
-        n = len(self)
+    def entry_after(self, key: I64, seq: I64) -> I64:
+        """Return the index of the first entry of the same vCPU after each event; −1 where there is none."""
         entries = np.flatnonzero(self.kind == ENTRY)
         if not len(entries):
-            return np.full(n, -1, np.int64)
-        at = np.searchsorted(entries, np.arange(n), side="right")
+            return np.full(len(key), -1, np.int64)
+        keys = self.key[np.flatnonzero(np.diff(self._rank, prepend=-1))]
+        rank = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        at = np.searchsorted(self._place[entries], _placed(rank, seq), side="left")
         found = entries[np.minimum(at, len(entries) - 1)]
-        return np.where((at < len(entries)) & (self._rank[found] == self._rank), found, -1)
+        return np.where((at < len(entries)) & (self.key[found] == key), found, -1)
 
     def cuts(self, limit: int) -> I64:
         """Return for each point where its vCPU's unfinished part begins: at its last entry.

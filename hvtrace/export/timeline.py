@@ -165,7 +165,7 @@ class Timeline:
             whole, end = self._left_open(points, whole, end, open_until)
         places = {table: self._place(points, rows) for table, rows in frames.items() if table not in POINTS}
         slices = [
-            self._guest(points, whole, end, frames, places),
+            self._guest(points, whole, end, frames),
             self._exits(points, whole, end, frames),
             self._userspace(points, whole, end, frames),
             *self._detail_slices(points, whole, end, frames, places),
@@ -236,15 +236,13 @@ class Timeline:
         whole: npt.NDArray[np.bool_],
         end: I64,
         frames: Mapping[str, pl.DataFrame],
-        places: Mapping[str, I64],
     ) -> Slices:
         at = np.flatnonzero(whole & (points.kind == ENTRY))
         names = np.full(len(at), self._names.event("guest"), np.uint64)
         arguments = []
         table, shown = INJECTED
         if table in frames and len(frames[table]):
-            place = places[table]
-            target = np.where(place >= 0, points.next_entries()[place], -1)
+            target = points.entry_after(_keys(frames[table]), _column(frames[table], "seq"))
             vector = np.full(len(points) + 1, -1, np.int64)
             # The last one before the entry is the one injected; target −1 is the spare last entry.
             vector[target] = _column(frames[table], shown.column)
@@ -418,9 +416,8 @@ class Timeline:
             keep = _carried(places[table], cut)
             if table == INJECTED[0]:
                 # Shown with the entry after it, which is carried.
-                following = points.next_entries()
-                target = np.where(places[table] >= 0, following[places[table]], -1)
-                keep |= _carried(target, cut) | ((places[table] >= 0) & (target < 0))
+                target = points.entry_after(_keys(rows), _column(rows, "seq"))
+                keep = _carried(target, cut) | (target < 0)
             left[table] = rows.filter(pl.Series(keep)).tail(CARRIED_ROWS)
         return left
 
