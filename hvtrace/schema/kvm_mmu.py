@@ -34,7 +34,7 @@ _RING_TEXT = "ring {index:d}: dirty 0x{dirty_index:x} reset 0x{reset_index:x}"
 
 
 def _page(name: str, doc: str) -> Tracepoint:
-    return Tracepoint("kvmmmu", name, doc, fields=_PAGE_FIELDS, layouts=(_PAGE_LAYOUT + "[{-:c}]",))
+    return Tracepoint("kvmmmu", name, doc, fields=_PAGE_FIELDS, layouts=(_PAGE_LAYOUT + "",))
 
 
 KVM_MMU: tuple[Tracepoint, ...] = (
@@ -169,7 +169,7 @@ KVM_MMU: tuple[Tracepoint, ...] = (
         "kvm_mmu_get_page",
         "A shadow page is looked up.",
         fields=(*_PAGE_FIELDS, Field("created", "bool", "Created new (true) or found.")),
-        layouts=(_PAGE_LAYOUT + "[{-:c}] {created:new=1|existing=0}",),
+        layouts=(_PAGE_LAYOUT + " {created:new=1|existing=0}",),
     ),
     _page("kvm_mmu_sync_page", "A shadow page is brought up to date."),
     _page("kvm_mmu_unsync_page", "A shadow page may differ from the guest's from now on."),

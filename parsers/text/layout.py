@@ -20,7 +20,6 @@ A layout is the text as it is printed, with captures in braces and optional part
 | `{f:r}` | a string, up to where the next literal stands with all that the layout has after it |
 | `{f,n:b}` | hexadecimal bytes separated by blanks, and their number |
 | `{f:msi}` | a message-signalled interrupt's destination, as the bits of its address |
-| `{f:c}` | one character |
 | `{-:…}` | read, but not kept |
 | `[…]` | may be missing; its fields are null then |
 
@@ -35,7 +34,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = [
-    "Char",
     "Choice",
     "Constant",
     "Flag",
@@ -102,10 +100,11 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class String:
-    """Text up to `follow` (empty: the end of the line); with `rest`, up to where all of `rest` fits."""
+    """Text up to `follow` (empty: the end of the line); with `rest_fits`, up to where all of `rest` fits."""
 
     field: str | None
     follow: bytes
+    rest_fits: bool = False
     rest: tuple[Op, ...] = ()
 
 
@@ -126,18 +125,13 @@ class Msi:
 
 
 @dataclass(frozen=True, slots=True)
-class Char:
-    """One character of any kind."""
-
-
-@dataclass(frozen=True, slots=True)
 class Maybe:
     """Ops that may be missing as a whole."""
 
     ops: tuple[Op, ...]
 
 
-Op = Literal | Number | Choice | Constant | Flag | String | HexBytes | Msi | Char | Maybe
+Op = Literal | Number | Choice | Constant | Flag | String | HexBytes | Msi | Maybe
 
 _NUMBERS = {"u", "d", "-u", "x", "X"}
 _CAPTURE = re.compile(r"(?P<fields>[\w,]+|-)(?P<mark>[:?=])(?P<what>.*)", re.DOTALL)
@@ -223,17 +217,17 @@ class _Parser:
             return Flag(name, _unescape(what))
         if mark == "=" and name is not None:
             return Constant(name, int(what, 0))
+        if mark != ":":
+            raise self.fail(f"{{-{mark}}} keeps nothing")
         number, _, shift = what.partition("<<")
         if number in _NUMBERS:
             return Number(name, number, int(shift or 0))
         if what in ("s", "r"):
-            return String(name, b"", () if what == "s" else (Char(),))
+            return String(name, b"", rest_fits=what == "r")
         if what == "b" and name is not None:
             return HexBytes(name, names[1] if len(names) > 1 else None)
         if what == "msi" and name is not None:
             return Msi(name)
-        if what == "c":
-            return Char()
         if what.startswith("@"):
             if what[1:] not in self.tables:
                 raise self.fail(f"no table {what}")
@@ -254,8 +248,8 @@ def _linked(ops: tuple[Op, ...], after: bytes | None) -> tuple[Op, ...]:
         if isinstance(op, Choice):
             op = Choice(op.fields, op.words, follow)
         elif isinstance(op, String):
-            rest = _linked(ops[i + 1 :], after) if op.rest else ()
-            op = String(op.field, follow or b"", rest)
+            rest = _linked(ops[i + 1 :], after) if op.rest_fits else ()
+            op = String(op.field, follow or b"", op.rest_fits, rest)
         elif isinstance(op, Maybe):
             op = Maybe(_linked(op.ops, follow))
         result.append(op)

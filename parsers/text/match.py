@@ -15,7 +15,6 @@ import numpy.typing as npt
 from hvtrace.parsers.text.cursor import I64, U64, Flags, Text, mask_of
 from hvtrace.parsers.text.interner import Interner
 from hvtrace.parsers.text.layout import (
-    Char,
     Choice,
     Constant,
     Flag,
@@ -192,9 +191,6 @@ class _State:
                     self.hex_bytes(op)
                 case Msi():
                     self.msi(op)
-                case Char():
-                    self.require(self.cursor < self.end)
-                    self.advance(1)
                 case Maybe():
                     self.maybe(op)
 
@@ -318,7 +314,7 @@ class _State:
             self.captured.fits[rows[missing]] = False
             rows, here = rows[~missing], here[~missing]
             found[rows] = here
-            if op.rest:
+            if op.rest_fits:
                 trial = _State(self.matcher, self.text, here, self.end[rows])
                 trial.run(op.rest)
                 fits = trial.captured.fits & (trial.cursor >= trial.end)

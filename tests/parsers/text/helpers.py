@@ -30,7 +30,7 @@ def events(text: str) -> list[dict[str, Any]]:
     """Own fields of the events whose texts these are, one a line: `kvm_fpu: load`; null fields left out."""
     common = {"seq", "ts_ns", "cpu", "tid", "comm", "irq"}
     lines = [
-        f"     CPU 0/KVM-206     [001] d..1.    16.000001: {line}\n" for line in text.strip().splitlines()
+        f"     CPU 0/KVM-206     [001] d..1.    16.000001: {line}\n" for line in text.strip("\n").splitlines()
     ]
     return [
         {k: v for k, v in row.items() if k not in common and v is not None}
