@@ -168,3 +168,29 @@ def test_every_field_of_a_layout_is_declared() -> None:
 def test_a_layout_that_is_not_written_by_the_grammar_is_refused(layout: str) -> None:
     with pytest.raises(LayoutError):
         parse_layout(layout, VOCABULARY)
+
+
+#: ftrace's form of a marker is any text at all.
+OVERLAPPING = {"print"}
+
+
+@pytest.mark.parametrize(
+    "tracepoint",
+    [t for t in TRACEPOINTS if len(t.layouts) > 1 and t.name not in OVERLAPPING],
+    ids=lambda t: t.name,
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_no_layout_takes_another_s_text_for_something_else(
+    tracepoint: Tracepoint, data: st.DataObject
+) -> None:
+    """The order in which layouts are tried is a matter of speed: where two fit a text, they say the same."""
+    parsed = [parse_layout(layout, VOCABULARY, data.draw(st.booleans())) for layout in tracepoint.layouts]
+    bits = {f.name: BITS.get(f.type, 64) for f in tracepoint.fields}
+    printed = Printer(data.draw, tracepoint, data.draw(st.sampled_from(parsed)))
+    end = np.array([len(printed.text.rstrip(b" "))])
+    for ops in parsed:
+        captured = Matcher(ops, bits).run(Text(printed.text + b"\n"), np.array([0]), end)
+        if captured.fits[0]:
+            said = found(printed.text, captured)
+            assert {k: v for k, v in said.items() if v != printed.values.get(k, 0)} == {}
