@@ -9,20 +9,21 @@ other. The result is that of following the whole list from its start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS, SAMPLE
 
-__all__ = ["BLOCK", "CompressedError", "Framer", "Frames"]
+__all__ = ["BLOCK", "LANES", "Attempt", "CompressedError", "Framer", "Frames"]
 
 Longs = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.int64]
 
-#: u64 in a block.
-BLOCK = 2048
+#: u64 in a block (8 KiB), and blocks that are best followed at a time: what they touch stays in the cache.
+BLOCK = 1024
+LANES = 1024
 #: u64 in which a block's first record is looked for at first; the largest record there is.
 NEAR, FAR = 32, 8192
 #: Steps between two looks at which blocks are done.
@@ -67,6 +68,14 @@ class Frames:
         """Some of them."""
         return Frames(self.at[rows], self.size[rows])
 
+    def without(self, rows: Index) -> Frames:
+        """All but some."""
+        if not len(rows):
+            return self
+        keep = np.ones(len(self.at), np.bool_)
+        keep[rows] = False
+        return self.take(keep)
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -92,8 +101,6 @@ class Framer:
 
     longs: Longs
     broken: Callable[[int, int], None]
-    #: Blocks whose records cannot be followed in lock step: number → their places.
-    irregular: dict[int, Index] = field(default_factory=dict)
     _breaks: int = 0
 
     def kinds(self, at: Index) -> Index:
@@ -132,26 +139,13 @@ class Framer:
             parts.append(at[edges[first] : edges[n]])
             first = n + 1
             if place < limit:
-                own, place = self._follow(place, limit, stop, attempt.block + n)
+                own, place = self._follow(place, limit, stop)
                 parts.append(own)
         if parts:
             at = np.concatenate([*parts, at[edges[first] :]])
             head = self.longs.take(at)
             others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
         return Frames(at, head >> SIZE), others, place
-
-    def again(self, blocks: Index, starts: Index, stops: Index) -> Frames:
-        """Find the samples of blocks whose first record is known; `stops` are the ends of their stretches."""
-        odd = np.array([number in self.irregular for number in blocks.tolist()], np.bool_)
-        plain = ~odd
-        limits = np.minimum((blocks[plain] + 1) * BLOCK, stops[plain])
-        at, _ = self._step(starts[plain], limits)
-        if odd.any():
-            at = np.sort(np.concatenate([at, *(self.irregular[n] for n in blocks[odd].tolist())]))
-        head = self.longs.take(at)
-        frames = Frames(at, head >> SIZE)
-        sample = (head & SAMPLE_BITS) == np.uint64(SAMPLE)
-        return frames if sample.all() else frames.take(sample)
 
     def _step(self, starts: Index, limits: Index) -> tuple[Index, Index]:
         """Follow the list from each start to its limit, all in lock step; places in file order, and the ends.
@@ -217,31 +211,42 @@ class Framer:
     def _guess(self, bounds: Index, limits: Index, stop: int) -> Index:
         """A likely first record at or after each bound, -1 where none is near."""
         starts = np.full(len(bounds), -1, np.int64)
-        todo = np.arange(len(bounds))
-        for reach, rows, look in (
-            (NEAR, len(bounds), self._samples),
-            (4 * NEAR, len(bounds), self._samples),
-            (BLOCK, 256, self._likely),
-        ):
-            for part in np.split(todo, range(rows, len(todo), rows)):
-                places = bounds[part, None] + np.arange(reach)
-                row, column = np.nonzero(look(places, stop) & (places < limits[part, None]))
-                chained = self._chained(places[row, column], stop)
-                row, column = row[chained], column[chained]
-                row, first = np.unique(row, return_index=True)
-                starts[part[row]] = places[row, column[first]]
-            todo = np.flatnonzero(starts < 0)
-            # A few without a guess are better followed than searched on.
-            if len(todo) <= len(bounds) // 8:
-                break
+        # Mostly the first that looks like a sample is one.
+        places = bounds[:, None] + np.arange(NEAR)
+        found = self._samples(places)
+        first = bounds + found.argmax(axis=1)
+        rows = np.flatnonzero(found.any(axis=1) & (first < limits))
+        rows = rows[self._chained(first[rows], stop)]
+        starts[rows] = first[rows]
+        self._search(starts, bounds, limits, stop, 4 * NEAR, self._samples)
+        # A few without a guess are better followed than searched on.
+        if np.count_nonzero(starts < 0) > len(bounds) // 8:
+            self._search(starts, bounds, limits, stop, BLOCK, lambda places: self._likely(places, stop))
         return starts
 
-    def _samples(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
-        """Which places look like the header of a sample: most records are."""
-        likely: npt.NDArray[np.bool_] = (self.longs.take(places, mode="clip") & SAMPLE_BITS) == np.uint64(
-            SAMPLE
-        )
-        return likely
+    def _search(
+        self,
+        starts: Index,
+        bounds: Index,
+        limits: Index,
+        stop: int,
+        reach: int,
+        look: Callable[[Index], npt.NDArray[np.bool_]],
+    ) -> None:
+        """Look at every place within reach of the bounds that have no start yet."""
+        todo = np.flatnonzero(starts < 0)
+        for part in np.split(todo, range(256, len(todo), 256)):
+            places = bounds[part, None] + np.arange(reach)
+            row, column = np.nonzero(look(places) & (places < limits[part, None]))
+            chained = self._chained(places[row, column], stop)
+            row, column = row[chained], column[chained]
+            row, first = np.unique(row, return_index=True)
+            starts[part[row]] = places[row, column[first]]
+
+    def _samples(self, places: Index) -> npt.NDArray[np.bool_]:
+        """Which places look like the header of a sample."""
+        bits: Longs = self.longs.take(places, mode="clip") & SAMPLE_BITS
+        return bits == np.uint64(SAMPLE)
 
     def _likely(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a record the kernel wrote."""
@@ -265,11 +270,10 @@ class Framer:
             at = np.where(ended | ~good, at, at + step)
         return good
 
-    def _follow(self, at: int, limit: int, stop: int, block: int) -> tuple[Index, int]:
+    def _follow(self, at: int, limit: int, stop: int) -> tuple[Index, int]:
         """Follow the list record by record until `limit`; skips data outside records and what is no record."""
         places: list[int] = []
         longs = self.longs
-        regular = True
         while at < limit:
             head = int(longs[at])
             size, kind = head >> 48, head & 0xFFFFFFFF
@@ -280,20 +284,16 @@ class Framer:
                 mask = (1 << 8 * _TRAILING[kind]) - 1
                 # A size of 12 bytes and what follows end at a multiple of 8 only where the recorder made it so.
                 after = at + (size + (int(longs[at + 1]) & mask)) // 8
-                regular = False
             elif size & 7:
                 size = 0
             if size < 8 or after > stop:
                 until = self._resume(at + 1, stop)
                 self.broken(at, until)
-                at, regular = until, False
+                at = until
                 continue
             places.append(at)
             at = after
-        own = np.array(places, np.int64)
-        if not regular:
-            self.irregular[block] = own
-        return own, at
+        return np.array(places, np.int64), at
 
     def _resume(self, at: int, stop: int) -> int:
         """Where records go on after damage at `at`; `stop` where nowhere."""

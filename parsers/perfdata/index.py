@@ -1,6 +1,6 @@
-"""First pass over the records: where the blocks are and what time they span, names of threads, losses.
+"""First pass over the records: where they are and from what time on, names of threads, losses.
 
-With the least stamp of every block known, windows of exact time order can be handed over whatever the order of the
+With the least stamp of every span of the file known, windows of exact time order can be handed over whatever the order of the
 file: recorders write one CPU's buffer after the other, and say with FINISHED_ROUND only that all were visited.
 """
 
@@ -14,20 +14,20 @@ import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Stretch
-from hvtrace.parsers.perfdata.framing import BLOCK, Attempt, Framer, Frames
+from hvtrace.parsers.perfdata.framing import BLOCK, LANES, Attempt, Framer, Frames
 from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes
 from hvtrace.parsers.perfdata.layout import ID_INDEX, RECORDS, RecordType
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import MAX_TID, NAME_SIZE, Renames
 from hvtrace.parsers.recording import Damage, Lost, NotUnderstood
 
-__all__ = ["Blocks", "Index", "make_index"]
+__all__ = ["Index", "Spans", "make_index"]
 
 Numbers = npt.NDArray[np.int64]
 Report = Callable[[int], None]
 
-#: Blocks looked at in one go (32 MiB).
-BATCH = 2048
+#: Blocks in a span (64 KiB).
+SPAN = 8
 #: Host CPUs.
 MAX_CPUS = 1 << 16
 LOW = np.uint64(0xFFFFFFFF)
@@ -38,8 +38,8 @@ _BY_NUMBER = {r.number: r for r in RECORDS}
 
 
 @dataclass(slots=True)
-class Blocks:
-    """Blocks that have samples, in file order, in u64 of the area.
+class Spans:
+    """Spans of SPAN blocks that have samples, in file order; places in u64 of the area.
 
     `number` of each, where its `first` record begins and its last one ends, the `stop` of its stretch, the
     `least` stamp of its samples; `place` and `count` of the sizes of its records, where they are kept (else -1).
@@ -58,8 +58,8 @@ class Blocks:
 class Index:
     """What the first pass found."""
 
-    framer: Framer
-    blocks: Blocks = field(default_factory=lambda: Blocks(*[np.empty(0, np.int64)] * len(fields(Blocks))))
+    area: Area
+    spans: Spans = field(default_factory=lambda: Spans(*[np.empty(0, np.int64)] * len(fields(Spans))))
     sizes: KeptSizes = field(default_factory=KeptSizes)
     renames: Renames = field(default_factory=Renames)
     tgids: dict[int, int] = field(default_factory=dict)
@@ -68,17 +68,33 @@ class Index:
     damage: list[Damage] = field(default_factory=list)
 
     def samples(self, rows: Numbers) -> Frames:
-        """Samples of some blocks (rows of `blocks`, ascending), in file order."""
-        place = self.blocks.place[rows]
-        kept, others = rows[place >= 0], rows[place < 0]
-        b = self.blocks
-        frames = self.sizes.samples(b.place[kept], b.count[kept], b.first[kept], b.end[kept])
+        """Samples of some spans (rows of `spans`, ascending), in file order."""
+        spans = self.spans
+        known = spans.place[rows] >= 0
+        kept, others = rows[known], rows[~known]
+        frames = self.sizes.samples(spans.place[kept], spans.count[kept], spans.first[kept], spans.end[kept])
         if not len(others):
             return frames
-        more = self.framer.again(b.number[others], b.first[others], b.stop[others])
-        at = np.concatenate([frames.at, more.at])
-        order = np.argsort(at, kind="stable")
-        return Frames(at, np.concatenate([frames.size.astype(np.uint64), more.size])).take(order)
+        # Neighbours are followed together.
+        number = spans.number[others]
+        breaks = np.flatnonzero((np.diff(number) != 1) | (np.diff(spans.stop[others]) != 0)) + 1
+        more = [self._again(run) for run in np.split(others, breaks)]
+        at = np.concatenate([frames.at, *(x.at for x in more)])
+        size = np.concatenate([frames.size.astype(np.uint64), *(x.size for x in more)])
+        return Frames(at, size).take(np.argsort(at, kind="stable"))
+
+    def _again(self, rows: Numbers) -> Frames:
+        """Samples of spans that follow one another, found as they were at first; damage is not told again."""
+        framer = Framer(self.area.longs, lambda at, until: None)
+        last = (int(self.spans.number[rows[-1]]) + 1) * SPAN
+        stop = int(self.spans.stop[rows[0]])
+        place = int(self.spans.first[rows[0]])
+        parts = []
+        for block in range(int(self.spans.number[rows[0]]) * SPAN, last, LANES):
+            attempt = framer.attempt(block, min(LANES, last - block), stop)
+            frames, others, place = framer.settle(attempt, place)
+            parts.append(frames.without(others))
+        return Frames(np.concatenate([x.at for x in parts]), np.concatenate([x.size for x in parts]))
 
 
 def make_index(area: Area, events: Events, progress: Report | None = None) -> Index:
@@ -98,7 +114,8 @@ class _Builder:
         self._stretch = Stretch(0, 0, 0)
         #: Whether damage reaches to the stretch's end.
         self._cut = False
-        self.index = Index(Framer(area.longs, self._broken))
+        self.index = Index(area)
+        self._framer = Framer(area.longs, self._broken)
         self._parts: list[tuple[Numbers, ...]] = []
         self._before: Frames | None = None
         #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of a late sample of it so far, 0 none.
@@ -114,8 +131,8 @@ class _Builder:
         place = stretch.start
         for attempt in ahead(self._attempts(stretch)):
             count = len(attempt.bounds)
-            frames, others, place = self.index.framer.settle(attempt, place)
-            self._look(frames, others, attempt.block + np.arange(count, dtype=np.int64))
+            frames, others, place = self._framer.settle(attempt, place)
+            self._look(frames, others, np.arange(attempt.block, attempt.block + count, SPAN) // SPAN)
             end = min((attempt.block + count) * BLOCK, stretch.stop)
             self._area.release(max(attempt.block * BLOCK, stretch.start), end)
             if progress is not None:
@@ -126,14 +143,14 @@ class _Builder:
 
     def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
         last = -(-stretch.stop // BLOCK)
-        for block in range(stretch.start // BLOCK, last, BATCH):
-            yield self.index.framer.attempt(block, min(BATCH, last - block), stretch.stop)
+        for block in range(stretch.start // (BLOCK * SPAN) * SPAN, last, LANES):
+            yield self._framer.attempt(block, min(LANES, last - block), stretch.stop)
 
     def finish(self) -> Index:
         """Put the parts together."""
         index = self.index
         if self._parts:
-            index.blocks = Blocks(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
+            index.spans = Spans(*(np.concatenate(part) for part in zip(*self._parts, strict=True)))
         known = np.flatnonzero(self._process)
         index.tgids = dict(zip(known.tolist(), (self._process[known] - 1).tolist(), strict=True))
         # What the kernel reported as it happened it counts again in each event's total.
@@ -145,37 +162,35 @@ class _Builder:
         index.lost.sort(key=lambda x: (x.to_ns is None, x.to_ns or 0))
         return index
 
-    def _look(self, frames: Frames, others: Numbers, blocks: Numbers) -> None:
-        samples = frames
-        if len(others):
-            sample = np.ones(len(frames), np.bool_)
-            sample[others] = False
-            samples = frames.take(sample)
+    def _look(self, frames: Frames, others: Numbers, spans: Numbers) -> None:
+        samples = frames.without(others)
         start, ts = self._events.stamps(self._area.longs, samples)
         if len(ts):
-            self._blocks(frames, others, start, ts, blocks)
+            self._spans(frames, others, start, ts, spans)
             self._processes(samples)
         if len(others):
             self._others(frames.take(others), samples)
         self._before = samples
 
-    def _blocks(self, frames: Frames, others: Numbers, start: Numbers, ts: Numbers, blocks: Numbers) -> None:
-        """Note each block that has samples: where its records are and its least stamp."""
-        bounds = [*(blocks * BLOCK).tolist(), self._stretch.stop]
+    def _spans(self, frames: Frames, others: Numbers, start: Numbers, ts: Numbers, spans: Numbers) -> None:
+        """Note each span that has samples: where its records are and its least stamp."""
+        bounds = [*(spans * (BLOCK * SPAN)).tolist(), self._stretch.stop]
         edges = np.searchsorted(start, bounds)
         there = np.flatnonzero(edges[1:] > edges[:-1])
         least = np.minimum.reduceat(ts, edges[there])
-        block = blocks[there]
         edges = np.searchsorted(frames.at, bounds)
         head, count = edges[there], np.diff(edges)[there]
-        tail = head + count - 1
+        first, tail = frames.at[head], head + count - 1
         end = frames.at[tail] + frames.size[tail].astype(np.int64)
-        kept = self.index.sizes.add(frames, others)
-        place = np.full(len(block), -1) if kept is None else kept + head
-        large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // BLOCK
-        place[np.isin(block, [*large.tolist(), *self.index.framer.irregular])] = -1
-        stop = np.full(len(block), self._stretch.stop)
-        self._parts.append((block, frames.at[head], end, stop, least, place, count))
+        # Sizes tell the places only where the records are small and one follows the other.
+        ends = np.append(np.cumsum(frames.size, dtype=np.int64), 0)
+        gapless = ends[tail] - ends[head - 1] == end - first
+        large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // (BLOCK * SPAN)
+        place = self.index.sizes.add(frames, others)
+        keeps = gapless & ~np.isin(spans[there], large) if place is not None else np.zeros(len(there), np.bool_)
+        stop = np.full(len(there), self._stretch.stop)
+        places = np.where(keeps, head + (place or 0), -1)
+        self._parts.append((spans[there], first, end, stop, least, places, count))
 
     def _processes(self, frames: Frames) -> None:
         """Take process and thread id of samples."""
@@ -195,7 +210,7 @@ class _Builder:
 
     def _others(self, frames: Frames, samples: Frames) -> None:
         """Records that are no samples, by their type."""
-        kinds = self.index.framer.kinds(frames.at)
+        kinds = self._framer.kinds(frames.at)
         # CPUs by id are known first.
         for number in sorted(np.unique(kinds).tolist(), key=lambda number: number != ID_INDEX):
             rows = np.flatnonzero(kinds == number)

@@ -1,6 +1,6 @@
 """Sizes of records, kept from the first pass so that the second need not follow the list again.
 
-One byte a record, for as many as there is room for; the blocks of the others are followed again.
+One byte a record, for as many as there is room for; the spans of the others are followed again.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class KeptSizes:
         return self._count - len(sizes)
 
     def samples(self, place: Index, count: Index, first: Index, end: Index) -> Frames:
-        """Samples of blocks, in file order: place and count of their sizes, their first record and their end."""
+        """Samples of spans, in file order: place and count of their sizes, their first record and their end."""
         if self._parts:
             self._joined = np.concatenate([self._joined, *self._parts])
             self._parts = []
-        # Blocks that follow one another are one run.
+        # Spans that follow one another are one run.
         breaks = np.flatnonzero((place[1:] != place[:-1] + count[:-1]) | (first[1:] != end[:-1]))
         heads = np.concatenate([[0], breaks + 1])[: len(place)]
         tails = np.concatenate([breaks, [len(place) - 1]])[: len(place)]

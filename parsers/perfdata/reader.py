@@ -14,7 +14,7 @@ from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
 from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError
 from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
-from hvtrace.parsers.perfdata.index import Index, make_index
+from hvtrace.parsers.perfdata.index import SPAN, Index, make_index
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import ThreadNames
 from hvtrace.parsers.recording import Clock, Damage, NotUnderstood, Progress, Source, Threads, Window
@@ -25,8 +25,8 @@ __all__ = ["PerfData"]
 
 Numbers = npt.NDArray[np.int64]
 
-#: Blocks whose samples are taken up in one go (32 MiB).
-BATCH = 2048
+#: Spans whose samples are taken up in one go (32 MiB).
+BATCH = 512
 #: Places of damage within samples that are listed; the others are counted.
 MAX_LISTED = 100
 #: Data files of a directory: "data.0", "data.1", ...
@@ -35,7 +35,7 @@ MAX_FILES = 1 << 12
 
 @dataclass(slots=True)
 class Step:
-    """What a batch of blocks gave: blocks taken (rows of the index), how many are done with it, whether all are;
+    """What a batch of spans gave: spans taken (rows of the index), how many are done with it, whether all are;
     samples that are now complete in order of time; places of samples too short to read; what was not understood.
     """
 
@@ -121,9 +121,9 @@ class PerfData:
                     passed = len(lost)
                 window.lost, lost = lost[:passed], lost[passed:]
                 yield window
-            _release(area, index.blocks.number[step.taken])
+            _release(area, index.spans.number[step.taken])
             if report is not None:
-                report(8 * BLOCK * step.done)
+                report(8 * SPAN * BLOCK * step.done)
         if lost:
             yield Window({}, 0, lost)
         if self._cut > MAX_LISTED:
@@ -169,8 +169,8 @@ class PerfData:
         return consumed
 
     def _steps(self, area: Area, index: Index) -> Iterator[Step]:
-        """Take up blocks in order of their least stamps; hand over what precedes all blocks not yet taken up."""
-        least = index.blocks.least
+        """Take up spans in order of their least stamps; hand over what precedes all spans not yet taken up."""
+        least = index.spans.least
         order = np.argsort(least, kind="stable")
         left: Samples | None = None
         for start in range(0, len(order), BATCH):
@@ -229,10 +229,10 @@ def _split(samples: Samples, until: int | None) -> tuple[Samples, Samples | None
     return samples.take(order[:count]), samples.take(order[count:])
 
 
-def _release(area: Area, blocks: Numbers) -> None:
-    """Give back the memory of blocks (ascending), run by run."""
-    ends = np.flatnonzero(np.diff(blocks) != 1)
-    first = blocks[np.concatenate([[0], ends + 1])]
-    last = blocks[np.concatenate([ends, [len(blocks) - 1]])]
+def _release(area: Area, spans: Numbers) -> None:
+    """Give back the memory of spans (ascending), run by run."""
+    ends = np.flatnonzero(np.diff(spans) != 1)
+    first = spans[np.concatenate([[0], ends + 1])]
+    last = spans[np.concatenate([ends, [len(spans) - 1]])]
     for start, stop in zip(first.tolist(), last.tolist(), strict=True):
-        area.release(start * BLOCK, (stop + 1) * BLOCK)
+        area.release(start * SPAN * BLOCK, (stop + 1) * SPAN * BLOCK)
