@@ -1,0 +1,114 @@
+"""Timelines of real recordings: the states add up, and nothing is drawn twice or left out."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import pairwise
+
+import polars as pl
+import pytest
+from builders.timeline import read_timeline
+
+from hvtrace.export.perfetto import write_trace
+from hvtrace.export.streams import Which
+from hvtrace.store import Store
+
+RECORDINGS = ["baseline-hvmut-stimer", "kut-hyperv_synic", "two-vms", "selftest-hyperv_features", "lossy"]
+
+#: kvm_entry, kvm_exit, kvm_userspace_exit by letter, and what may follow what.
+LETTERS = {"kvm_entry": "E", "kvm_exit": "X", "kvm_userspace_exit": "U"}
+WHOLE = {"EX": "guest", "XE": "exit", "XU": "exit", "UE": "userspace", "UU": "userspace"}
+
+
+def expected_states(store: Store) -> dict[tuple[str, str], dict[str, list[tuple[int, int]]]]:
+    """States of each vCPU by category, found event by event; "gap" where one cannot know."""
+    tables = [
+        store.scan(t).select("seq", "ts_ns", "cpu", "vm", "vcpu", letter=pl.lit(letter))
+        for t, letter in LETTERS.items()
+    ]
+    lost = store.manifest.lost
+    found: dict[tuple[str, str], dict[str, list[tuple[int, int]]]] = {}
+    for (vm, vcpu), rows in pl.concat(tables).collect().sort("seq").group_by("vm", "vcpu"):
+        states: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for (_, start, c0, _, _, a), (_, end, c1, _, _, b) in pairwise(rows.sort("seq").iter_rows()):
+            hit = any(
+                loss["cpu"] in (c0, c1) and loss["from_ns"] < end and loss["to_ns"] > start for loss in lost
+            )
+            kind = "gap" if hit or end < start else WHOLE.get(a + b, "gap")
+            states[kind].append((start, end))
+        found[f"VM {vm}", f"vCPU {vcpu}"] = states
+    return found
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_states_are_disjoint_and_add_up(recorded: Callable[[str], Store], name: str) -> None:
+    """Guest, exits, userspace and gaps fill the time from a vCPU's first event to its last, each drawn once."""
+    store = recorded(name)
+    out = io.BytesIO()
+    count = write_trace(store, out)
+    timeline = read_timeline(out.getvalue())
+    assert count + len(store.manifest.lost) == len(timeline.slices)
+    for track, states in expected_states(store).items():
+        own = [s for s in timeline.slices if s.track == track]
+        outer = [s for s in own if s.depth == 0 and "unfinished: the recording ended" not in s.arguments]
+        for category in ("guest", "exit", "userspace"):
+            assert states[category] == [(s.start, s.end) for s in outer if s.category == category]
+        assert all(a.end <= b.start for a, b in pairwise(outer))
+        covered = sum(s.end - s.start for s in outer) + sum(b - a for a, b in states["gap"])
+        points = [p for spans in states.values() for span in spans for p in span]
+        assert covered == max(points) - min(points)
+
+
+@pytest.mark.parametrize("name", RECORDINGS[:4])
+def test_the_size_of_windows_does_not_matter(recorded: Callable[[str], Store], name: str) -> None:
+    """Read in windows of 500 events or all at once, the same is drawn."""
+    found = []
+    for window in (500, 1 << 20):
+        out = io.BytesIO()
+        write_trace(recorded(name), out, window=window)
+        timeline = read_timeline(out.getvalue())
+        found.append(
+            (
+                [(s.track, s.short, sorted(s.arguments.items(), key=str)) for s in timeline.slices],
+                timeline.counters,
+            )
+        )
+    assert found[0] == found[1]
+
+
+def test_every_exit_is_counted(recorded: Callable[[str], Store]) -> None:
+    """The rate of exits, times the width of its steps, adds up to the rows of kvm_exit; so do those by reason."""
+    store = recorded("two-vms")
+    out = io.BytesIO()
+    write_trace(store, out)
+    counters = read_timeline(out.getvalue()).counters
+    width = 10_000_000
+    last = store.manifest.time["last_ns"]
+
+    def total(samples: list[tuple[int, float]]) -> float:
+        spans = pairwise([*samples, (last, 0.0)])
+        return sum(rate * max(b - a, 0) / 1e9 for (a, rate), (b, _) in spans)
+
+    in_all = {track: total(samples) for track, samples in counters.items() if track[-1] == "Exits"}
+    by_reason: dict[tuple[str, ...], float] = defaultdict(float)
+    for track, samples in counters.items():
+        if track[-2] == "Exits by reason":
+            by_reason[(*track[:2], "Exits")] += total(samples)
+    assert round(sum(in_all.values())) == store.manifest.events["kvm_exit"]
+    assert {k: round(v) for k, v in in_all.items()} == {k: round(v) for k, v in by_reason.items()}
+    first = store.manifest.time["first_ns"]
+    assert all((ts - first) % width == 0 for samples in counters.values() for ts, _ in samples)
+
+
+def test_one_vm_of_two(recorded: Callable[[str], Store]) -> None:
+    """--vm draws that VM alone, and just as it is among the others."""
+    drawn = []
+    for which in (Which(), Which(vm=1)):
+        out = io.BytesIO()
+        write_trace(recorded("two-vms"), out, which)
+        drawn.append(read_timeline(out.getvalue()))
+    everything, one = drawn
+    assert {track[0] for track in one.tracks} == {"VM 1"}
+    assert [s for s in everything.slices if s.track[0] == "VM 1"] == one.slices

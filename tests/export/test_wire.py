@@ -1,0 +1,82 @@
+"""Messages encoded by columns are those the perfetto package would write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
+
+from hvtrace.export.packets import Argument, Kind, begins, counts, ends
+from hvtrace.export.wire import in_order
+
+U64 = st.integers(0, 2**64 - 1)
+STAMP = st.integers(0, 2**63 - 1)
+
+
+@given(st.lists(st.tuples(STAMP, st.integers(1, 2**40), st.integers(1, 2**21), U64, U64), max_size=30))
+def test_slices_decode_to_what_was_given(rows: list[tuple[int, int, int, int, int]]) -> None:
+    """Time stamp, track, name and arguments of every width; an argument may be absent."""
+    ts, track, name, a, b = (list(c) for c in zip(*rows, strict=True)) if rows else ([], [], [], [], [])
+    odd = np.array([value % 2 == 1 for value in b], np.bool_)
+    arguments = [
+        Argument(3, Kind.HEX, np.array(a, np.uint64)),
+        Argument(200, Kind.UINT, np.array(b, np.uint64), odd),
+    ]
+    tracks = np.array(track, np.uint64)
+    encoded = begins(np.array(ts, np.int64), tracks, np.array(name, np.uint64), 5, arguments)
+    expected = Trace()
+    for i in range(len(rows)):
+        packet = expected.packet.add(timestamp=ts[i], trusted_packet_sequence_id=1, sequence_flags=2)
+        event = packet.track_event
+        event.type = TrackEvent.TYPE_SLICE_BEGIN
+        event.category_iids.append(5)
+        event.track_uuid, event.name_iid = track[i], name[i]
+        event.debug_annotations.add(name_iid=3, pointer_value=a[i])
+        if b[i] % 2:
+            event.debug_annotations.add(name_iid=200, uint_value=b[i])
+    assert expected == Trace.FromString(b"".join(encoded.to_pylist()))
+
+
+def test_signed_values_keep_their_sign() -> None:
+    """A negative argument is written as 64-bit two's complement."""
+    one = np.ones(2, np.uint64)
+    encoded = begins(np.array([1, 2]), one, one, 1, [Argument(1, Kind.INT, np.array([-11, 300], np.int32))])
+    trace = Trace.FromString(b"".join(encoded.to_pylist()))
+    assert [p.track_event.debug_annotations[0].int_value for p in trace.packet] == [-11, 300]
+
+
+def test_groups_are_put_in_order() -> None:
+    """Beginnings, ends and counters made apart stand in the file by their keys."""
+    one = np.ones(2, np.uint64)
+    groups = [
+        begins(np.array([10, 30]), one, one, 1),
+        ends(np.array([20, 40]), one),
+        counts(np.array([15]), one[:1], np.array([2.5])),
+    ]
+    keys = [np.array([0, 4]), np.array([2, 6]), np.array([1])]
+    trace = Trace.FromString(bytes(in_order(groups, keys)))
+    assert [p.timestamp for p in trace.packet] == [10, 15, 20, 30, 40]
+    assert trace.packet[1].track_event.double_counter_value == 2.5
+
+
+@pytest.mark.parametrize("rows", [1, 8191, 8192, 8193, 20000])
+def test_many_rows(rows: int) -> None:
+    """Rows are put together in blocks; none is lost at a block's edge."""
+    ts = np.arange(rows, dtype=np.int64) * 1000
+    encoded = ends(ts, np.full(rows, 7, np.uint64))
+    assert isinstance(encoded, pa.Array)
+    stamps = [p.timestamp for p in Trace.FromString(bytes(in_order([encoded], [np.arange(rows)]))).packet]
+    assert stamps == ts.tolist()
+
+
+def test_a_packet_of_the_package_and_one_of_ours_are_alike() -> None:
+    """Byte for byte, where the package writes the fields in the same order."""
+    one = np.ones(1, np.uint64)
+    packet = TracePacket(timestamp=99, trusted_packet_sequence_id=1, sequence_flags=2)
+    packet.track_event.type = TrackEvent.TYPE_SLICE_END
+    packet.track_event.track_uuid = 1
+    ours = TracePacket.FromString(ends(np.array([99]), one)[0].as_py()[2:])
+    assert packet.SerializeToString(deterministic=True) == ours.SerializeToString(deterministic=True)
