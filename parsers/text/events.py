@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.parsers.text.cursor import I64, U64, Flags, Text
-from hvtrace.parsers.text.layout import HexBytes, Literal, Number, Op, String, parse_layout
+from hvtrace.parsers.text.layout import Choice, HexBytes, Literal, Number, Op, String, parse_layout
 from hvtrace.parsers.text.match import LONGEST_STRING, Captured, Matcher, Slices
 from hvtrace.parsers.text.strings import binary_column, string_column
 from hvtrace.parsers.text.vocabulary import VOCABULARY
@@ -128,7 +128,12 @@ class EventReader:
             return (String(field.name, follow),)
         if field.type == "bytes":
             return (Literal(b"ARRAY["), HexBytes(field.name, None, b", "), Literal(b"]"))
-        return (Number(field.name, "x" if not failed and self._bare_hex(field) else "auto"),)
+        if failed:
+            return (Number(field.name, "auto"),)
+        captures = [op for op in self._layouts[0] if field.name in _fields_of(op)]
+        # What the kernel prints in parts, trace-cmd prints as the first part only.
+        kept = field.name if len(captures) < 2 else None
+        return (Number(kept, "x" if self._bare_hex(field) else "auto"),)
 
     def _bare_hex(self, field: Field) -> bool:
         """Whether the kernel prints the field in hexadecimal without 0x; trace-cmd report -R then does so too."""
@@ -161,8 +166,14 @@ class EventReader:
             return string_column(text, where.start, where.end, valid).dictionary_encode().cast(DICTIONARY)
         if field.name in found.bytes:
             rows, length = found.bytes[field.name]
+            if field.sized_by in found.values:
+                length = np.minimum(length, found.values[field.sized_by].view(np.int64))
             return binary_column(rows, length, valid)
         return pa.nulls(n, ARROW_TYPES[field.type])
+
+
+def _fields_of(op: Op) -> tuple[str | None, ...]:
+    return op.fields if isinstance(op, Choice) else (getattr(op, "field", None),)
 
 
 def _after_0x(ops: tuple[Op, ...], i: int) -> bool:

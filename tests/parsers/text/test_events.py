@@ -302,7 +302,7 @@ RAW: dict[str, dict[str, Any]] = {
         "exit_reason": 1024, "guest_rip": 0xFFF0, "isa": 2, "info1": 0x100000014, "info2": 0xFFFFFFF0,
         "intr_info": 0, "error_code": 0, "vcpu_id": 0,
     },
-    "kvm_emulate_insn: rip=ec2f csbase=f0000 len=3 insn=ARRAY[0f, 20, c1] flags=0 failed=0": {
+    "kvm_emulate_insn: rip=ec2f csbase=f0000 len=3 insn=ARRAY[0f, 20, c1, 66, 81] flags=0 failed=0": {
         "rip": 0xEC2F, "csbase": 0xF0000, "len": 3, "insn": b"\x0f\x20\xc1", "flags": 0, "failed": 0,
     },
     "kvm_userspace_exit: reason=0 errno=-4": {"reason": 0, "errno": -4},
@@ -314,6 +314,8 @@ RAW: dict[str, dict[str, Any]] = {
         "comm_field": "CPU 0/KVM", "pid": 15, "prio": 120, "success": 1, "target_cpu": 1,
     },
     "print: ip=tracing_mark_write buf=a line": {"buf": "a line"},
+    # The kernel prints these fields bit by bit; trace-cmd then prints their lowest byte only.
+    "kvm_apic_ipi: icr_low=16 dest_id=1": {"icr_low": None, "dest_id": 1},
 }  # fmt: skip
 
 
