@@ -23,10 +23,13 @@ from hvtrace.replay.model.stimer import Timers
 from hvtrace.replay.model.synic import (
     EOM,
     SINT0,
+    Accepted,
+    Acknowledgement,
     EndOfInterrupt,
     EndOfMessage,
     Raised,
     SynicWrite,
+    Unsent,
     acknowledges,
 )
 from hvtrace.replay.obligation import Due
@@ -61,7 +64,7 @@ CLOCK_GRACE = 3
 SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 
 #: Events of an unknown VM that change nothing the model relies on.
-HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq"})
+HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_accept_irq"})
 #: Events of an unknown VM after which one timer of each candidate is unknown.
 TIMER_EVENTS = frozenset(name for name in TAPE if name.startswith("kvm_hv_stimer_"))
 
@@ -80,6 +83,8 @@ class Engine:
         self.vcpus: dict[int, Vcpu] = {}
         self.timers = Timers()
         self.losing = 0
+        #: Threads of which something was seen since the last loss.
+        self.known: set[int] = set()
         self._edges = _edges(losses)
         self._edge = 0
         self._next = self._edges[0][0] if self._edges else _FAR
@@ -103,6 +108,7 @@ class Engine:
             "kvm_hv_stimer_cleanup": self._cleanup,
             "kvm_hv_syndbg_set_msr": self._syndbg,
             "kvm_apic_accept_irq": self._accepted,
+            "kvm_apicv_accept_irq": self._posted,
             "kvm_write_tsc_offset": self._tsc_written,
             "kvm_update_master_clock": self._master_clock,
         }
@@ -154,6 +160,7 @@ class Engine:
             self._edge += 1
         self._next = self._edges[self._edge][0] if self._edge < len(self._edges) else _FAR
         self.judge.lossy = True
+        self.known.clear()
         for vm in self.vms.values():
             self._decide(vm, last=True)
             vm.forget(Reason.EVENTS_LOST)
@@ -177,6 +184,7 @@ class Engine:
                 vcpu.forget_timer(event[5])
             elif name == SET_MSR:
                 vcpu.registers.pop(event[5], None)
+                vcpu.sources_changed()
             elif name not in HARMLESS:
                 # It may have been any of them.
                 vcpu.forget(Reason.VM_AMBIGUOUS)
@@ -194,6 +202,9 @@ class Engine:
             self._ended(vcpu)
         if vcpu.dues:
             vcpu.entered()
+        if vcpu.raised and vcpu.whole and not vcpu.visited:
+            for sint, mark, raised in vcpu.raised:
+                self.judge.ask(Moment.UNSENT, Unsent(vcpu, sint), raised, vcpu, mark)
         vm = vcpu.vm
         if event[5] == RESET_VECTOR:
             # Until the first instruction gets through, the vCPU enters there again and again.
@@ -206,7 +217,8 @@ class Engine:
             vcpu.resetting = False
         vm.entered = True
         vcpu.tid = event[4]
-        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.msr_exit = False
+        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.msr_exit = vcpu.visited = vcpu.eom = False
+        self.known.add(event[4])
         vcpu.kind = None
         vcpu.new_unit(whole=True)
         if vcpu.grace:
@@ -222,6 +234,7 @@ class Engine:
 
     def _userspace_exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         reason, errno = event[5], event[6]
+        vcpu.visited = True
         if reason is None or (errno is not None and errno < 0):
             return
         if reason in (SHUTDOWN, SYSTEM_EVENT):
@@ -258,7 +271,7 @@ class Engine:
             raced=self._raced(vcpu, row, before, value, write=write),
         )  # fmt: skip
         if write:
-            self.timers.check_cleanups(vcpu)
+            self.timers.check_cleanups(vcpu, "kvm_msr")
         if vcpu.vm.undecided:
             self._decide(vcpu.vm, last=False)
         if fault.expected is None and fault.cause == "gate" and not self.judge.lossy:
@@ -397,7 +410,7 @@ class Engine:
     # Hypercalls and the debugger: as far as exits to userspace need them
 
     def _hypercall(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        vcpu.hyperv = True
+        vcpu.hyperv = vcpu.visited = True
 
     def _syndbg(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.hyperv = True
@@ -408,7 +421,7 @@ class Engine:
     def _effect(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """A guest's MSR write shows an effect: its kvm_msr must follow."""
         vcpu.effects.append((event, cell))
-        if vcpu.kind == "msr" and vcpu.whole:
+        if vcpu.kind in ("msr", "other") and vcpu.whole:
             vcpu.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
 
     def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -417,6 +430,7 @@ class Engine:
         if event[7]:
             vcpu.vm.forget_silent()
             host_wrote(vcpu, event[5], event[6])
+            vcpu.eom = vcpu.eom or event[5] == EOM
         else:
             vcpu.synic = True if vcpu.synic is None else vcpu.synic
             self._effect(event, vcpu, cell)
@@ -424,11 +438,31 @@ class Engine:
     def _synic_set_irq(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         sint, vector = event[5], event[6]
         own = event[4] == vcpu.tid
-        register = vcpu.registers.get(SINT0 + sint) if 0 <= sint < 16 else None
+        # An unmasked source shows its vector.
+        register = vcpu.registers.get(SINT0 + sint, vcpu.vectors.get(sint))
         subject = Raised(vcpu, sint, vector, register, racing=not own)
         self.judge.ask(Moment.RAISED, subject, event, vcpu, cell)
+        if register is None:
+            vcpu.vectors[sint] = vector
         if own:
             vcpu.raised.append((sint, cell, event))
+        self._must_be_accepted(event, vcpu, cell)
+
+    def _must_be_accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """The APIC takes the interrupt first, in the same thread."""
+        taken = (event[4], event[6])
+        accepted: bool | None = taken in vcpu.taken
+        if accepted:
+            vcpu.taken.remove(taken)
+        elif event[4] not in self.known:
+            accepted = None
+        self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted), event, vcpu, cell)
+        self.known.add(event[4])
+
+    def _acknowledged_alone(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """No interrupt's end is under way: only a write of EOM acknowledges."""
+        caused = vcpu.eom or any(effect[2] == SET_MSR and effect[5] == EOM for effect, _ in vcpu.effects)
+        self.judge.ask(Moment.ACK, Acknowledgement(vcpu, event[5], caused), event, vcpu, cell)
 
     def _send_eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if vcpu.ending is not None:
@@ -444,12 +478,17 @@ class Engine:
         if end is None:
             return
         self.judge.ask(Moment.EOI, end, end.event, vcpu, end.cell)
-        if end.expected is not None and not self.judge.lossy:
+        if end.expected is None:
+            vcpu.endings[end.vector] = end.acknowledged
+        elif not self.judge.lossy:
             for event, mark in end.marks:
                 self.judge.mark(event, mark)
 
     def _acked(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[4] == vcpu.tid:
+            vcpu.visited = True
+            if vcpu.ending is None and vcpu.whole:
+                self._acknowledged_alone(event, vcpu, cell)
             vcpu.effects.append((event, cell))
             if vcpu.ending is not None:
                 vcpu.ending.acknowledged.append(event[5])
@@ -458,8 +497,15 @@ class Engine:
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.vm.has_apic = True
+        vcpu.taken.append((event[4], event[5]))
+        self.known.add(event[4])
         if event[4] == vcpu.tid:
             vcpu.accepted.append(event[5])
+
+    def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        # With APICv it comes beside kvm_apic_accept_irq, or alone.
+        if (event[4], event[5]) not in vcpu.taken:
+            self._accepted(event, vcpu, cell)
 
     # Timers
 

@@ -36,6 +36,12 @@ class Moment(Enum):
     EOM = "end of message"
     #: An interrupt with a synthetic source's vector is over (`model.synic.EndOfInterrupt`).
     EOI = "end of interrupt"
+    #: A source is acknowledged while no interrupt ends (`model.synic.Acknowledgement`).
+    ACK = "acknowledgement"
+    #: A source was raised: did the APIC take it (`model.synic.Accepted`)?
+    ACCEPT = "accepted"
+    #: The vCPU enters the guest after its thread raised a source by itself (`model.synic.Unsent`).
+    UNSENT = "raised alone"
     #: A SynIC register is written, by the guest or by userspace (`model.synic.SynicWrite`).
     SYNIC = "synic write"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
@@ -48,11 +54,9 @@ class Moment(Enum):
 class Rule:
     """One named expectation.
 
-    `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without
-    which it
-    cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where the rule is not
-    concerned.
-    The page of the rule is the docstring of the module that defines it.
+    `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without which it
+    cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where
+    the rule is not concerned. The page of the rule is the docstring of the module that defines it.
     """
 
     code: str

@@ -31,6 +31,9 @@ __all__ = ["Bench", "UserspaceExit", "Vcpu", "Vm"]
 #: Events of a vCPU kept to show what led to a divergence.
 HISTORY = 10
 
+#: Interrupts kept that a synthetic source may have raised.
+TAKEN = 64
+
 #: Registers userspace sets without an event: what is known of them ends where userspace may have been at
 #: work.
 SILENT_VM = tuple(m.index for m in MSRS if m.scope is Scope.VM and m.kind in (Kind.STORED, Kind.DEVICE))
@@ -157,8 +160,17 @@ class Vcpu:
     #: accepted.
     raised: list[tuple[int, list[bool], Event]] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    #: Interrupts this vCPU's APIC took lately: thread and vector.
+    taken: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=TAKEN))
+    #: In this exit the thread was in userspace, made a hypercall or acknowledged a source; userspace wrote EOM.
+    visited: bool = False
+    eom: bool = False
     #: A callback may still follow a cancelled timer.
     raced: bool = False
+    #: What the SynIC itself showed since the last write of a source: the vector a source raised, the sources an end of
+    #: interrupt acknowledged.
+    vectors: dict[int, int] = field(default_factory=dict)
+    endings: dict[int, list[int]] = field(default_factory=dict)
     #: An interrupt's end whose acknowledgements are being collected.
     ending: EndOfInterrupt | None = None
     reading: Reading | None = None
@@ -181,6 +193,7 @@ class Vcpu:
         self.why = why
         self.abandon(why)
         self.registers.clear()
+        self.sources_changed()
         self.timers = tuple(Stimer(n) for n in range(STIMERS))
         self.new_unit(whole=False)
         self.hyperv = self.msr_exit = False
@@ -188,12 +201,19 @@ class Vcpu:
         self.raced = True
         self.reading = self.ending = None
         self.history.clear()
+        self.taken.clear()
+        self.visited = self.eom = False
 
     def forget_silent(self) -> None:
         """Userspace may have written registers that leave no trace."""
         for index in SILENT_VCPU:
             self.registers.pop(index, None)
         self.reading = None
+
+    def sources_changed(self) -> None:
+        """A source's register was written, or may have been."""
+        self.vectors.clear()
+        self.endings.clear()
 
     def abandon(self, why: Reason) -> None:
         """No open obligation can be judged any more."""

@@ -73,6 +73,8 @@ def settle(access: Access) -> None:
         vcpu.registers.pop(PV_EOI_EN, None)
     (vm if row.scope is Scope.VM else vcpu).registers[row.index] = value
     vm.origin.pop(row.index, None)
+    if row.group is Group.SYNIC:
+        vcpu.sources_changed()
 
 
 def _identify(vcpu: Vcpu, access: Access) -> None:
@@ -110,3 +112,4 @@ def host_wrote(vcpu: Vcpu, index: int, value: int) -> None:
         vcpu.synic = True
     if row.reads is None:
         vcpu.registers[index] = value
+        vcpu.sources_changed()

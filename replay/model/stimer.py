@@ -24,6 +24,9 @@ __all__ = ["Callback", "Cleanup", "Expiration", "Expiry", "Start", "Stimer", "Ti
 ENABLE, PERIODIC, AUTO_ENABLE, DIRECT = 1 << 0, 1 << 1, 1 << 3, 1 << 12
 U64 = (1 << 64) - 1
 
+#: Entries for which a cancellation of a disabled timer waits for a read of its registers to tell more.
+PATIENCE = 64
+
 
 def sint_of(config: int) -> int:
     """The source a message goes through: CONFIG bits 19:16."""
@@ -55,6 +58,8 @@ class Stimer:
     armed: bool | None = None
     pending: bool | None = None
     parked: bool | None = None
+    #: Which kind of start was seen last.
+    kind: bool | None = None
     ahead: int | None = None
     fired: bool = False
     cleanup: Obligation | None = None
@@ -67,8 +72,8 @@ class Stimer:
 
     @property
     def periodic(self) -> bool | None:
-        """Periodic or one-shot."""
-        return None if self.config is None else bool(self.config & PERIODIC)
+        """Periodic or one-shot: as CONFIG says, or else as it was last armed."""
+        return self.kind if self.config is None else bool(self.config & PERIODIC)
 
     @property
     def direct(self) -> bool | None:
@@ -93,6 +98,9 @@ class Stimer:
             if getattr(self, name) is due:
                 setattr(self, name, None)
         self.pending = self.armed = self.parked = self.expiry = None
+        if due.due is Due.DESTROYED:
+            # KVM cancels what it takes for enabled.
+            self.enable = None
 
     def describe(self) -> str | None:
         """The state in words; None where nothing is known."""
@@ -146,8 +154,8 @@ class Expiration:
     timer: Stimer
     direct: bool
     result: int
-    #: Sources raised and vectors accepted by the vCPU's thread since its last expiration.
-    raised: list[int]
+    #: Sources raised, with their result, and vectors accepted by the vCPU's thread since its last expiration.
+    raised: list[tuple[int, int]]
     accepted: list[int]
     #: The confirmation of an expiration (see `Expiry`); None when the event itself is judged.
     confirmed: Expiry | None = None
@@ -186,7 +194,7 @@ class Timers:
         if enable and not config & DIRECT and sint_of(config) == 0:
             # A timer that was enabled loses its enable bit; one that was not keeps it.
             enable = None if timer.enable is None else not timer.enable
-        timer.config, timer.enable = config & ~ENABLE, enable
+        timer.config, timer.enable, timer.kind = config & ~ENABLE, enable, None
         self._look(vcpu, timer, event, cell)
 
     def set_count(
@@ -214,6 +222,7 @@ class Timers:
 
     def _written(self, vcpu: Vcpu, timer: Stimer, event: Event, cell: list[bool]) -> None:
         self._settle_suspect(vcpu, timer)
+        self.check_cleanups(vcpu, event[2])
         if timer.cleanup is not None:
             vcpu.break_(timer.cleanup, f"{event[2]} comes first")
         vcpu.meet(timer.callback)
@@ -272,9 +281,8 @@ class Timers:
                 # Harmless on a disabled timer: then the next read of its registers tells more.
                 harmless = timer.enable is False and not timer.armed
                 detail = f"no cancellation of timer {number} without a cause"
-                timer.suspect = vcpu.open(
-                    Due.DESTROYED, event, cell, 1 << 62 if harmless else 1, detail, number
-                )
+                entries = PATIENCE if harmless else 1
+                timer.suspect = vcpu.open(Due.DESTROYED, event, cell, entries, detail, number)
             vcpu.drop(timer.process)
             vcpu.drop(timer.retry)
             timer.callback = timer.process = timer.retry = None
@@ -310,6 +318,7 @@ class Timers:
         timer.enable, timer.expiry, timer.armed = True, expiry, True
         timer.pending = timer.parked = timer.fired = False
         timer.ahead = expiry - now & U64
+        timer.kind = periodic
         if not periodic:
             timer.count = expiry
         if timer.config is not None:
@@ -339,7 +348,7 @@ class Timers:
         """kvm_hv_stimer_expiration: sent, or parked until its source is acknowledged."""
         timer = vcpu.timers[number]
         self._settle_suspect(vcpu, timer)
-        raised, accepted = [sint for sint, _, _ in vcpu.raised], vcpu.accepted
+        raised, accepted = [(sint, seen[7]) for sint, _, seen in vcpu.raised], vcpu.accepted
         subject = Expiration(vcpu, timer, direct, result, raised, accepted)
         judge = vcpu.bench.judge
         judged = cell[0]
@@ -357,13 +366,15 @@ class Timers:
         timer.armed = timer.pending = timer.fired = False
         if result != 0:
             timer.enable, timer.parked = True, True
+            if "kvm_hv_notify_acked_sint" not in vcpu.bench.traced:
+                # It may be tried again at any time.
+                timer.pending = None
             if timer.expiry == 0:
                 timer.expiry = timer.count if timer.periodic is False else None
             return
         timer.parked = False
         if timer.periodic is None:
-            timer.enable = None
-            timer.expiry = None
+            timer.enable = timer.pending = timer.expiry = None
         elif timer.periodic:
             timer.enable = True
             timer.pending = None
@@ -401,12 +412,12 @@ class Timers:
             subject = Expiration(vcpu, timer, False, 0, [], [], confirmed=waiting)
             vcpu.bench.judge.ask(Moment.EXPIRATION, subject, waiting.event, vcpu, waiting.cell)
 
-    def check_cleanups(self, vcpu: Vcpu) -> None:
-        """The MSR write is over: its cancellation must have come."""
+    def check_cleanups(self, vcpu: Vcpu, first: str) -> None:
+        """Something else comes after a register's write: the write's cancellation must have come before it."""
         for timer in vcpu.timers:
             due = timer.cleanup
             if due is not None and due.event[2] != "kvm_hv_stimer_expiration":
-                vcpu.break_(due, "kvm_msr comes first")
+                vcpu.break_(due, f"{first} comes first")
                 timer.cleanup = None
 
     def read_back(self, vcpu: Vcpu, index: int, value: int, *, diverged: bool) -> None:

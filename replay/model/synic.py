@@ -17,10 +17,13 @@ __all__ = [
     "EOM",
     "SIMP",
     "SINT0",
+    "Accepted",
+    "Acknowledgement",
     "EndOfInterrupt",
     "EndOfMessage",
     "Raised",
     "SynicWrite",
+    "Unsent",
     "acknowledges",
     "is_register",
     "masked",
@@ -69,6 +72,32 @@ class EndOfInterrupt:
 
 
 @dataclass(slots=True)
+class Acknowledgement:
+    """A source is acknowledged while no interrupt ends: `caused` by a write of EOM, or by nothing."""
+
+    vcpu: Vcpu
+    sint: int
+    caused: bool
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A source was raised with a vector that the APIC took before (None: may have been taken unseen)."""
+
+    vcpu: Vcpu
+    vector: int
+    accepted: bool | None
+
+
+@dataclass(slots=True)
+class Unsent:
+    """The vCPU's own thread raised a source, and no timer's expiration accounts for it before the entry."""
+
+    vcpu: Vcpu
+    sint: int
+
+
+@dataclass(slots=True)
 class SynicWrite:
     """A SynIC register is written."""
 
@@ -88,7 +117,8 @@ def acknowledges(vcpu: Vcpu, ended: int) -> list[int] | None:
     """Sources an EOI of vector `ended` acknowledges, ascending; None where a register is not known."""
     registers = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
     if None in registers:
-        return None
+        # As the same vector's end did before: no source was written since.
+        return vcpu.endings.get(ended)
     return [n for n, r in enumerate(registers) if r is not None and not masked(r) and vector(r) == ended]
 
 

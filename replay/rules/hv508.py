@@ -29,9 +29,9 @@ __all__ = ["RULE"]
 
 def check(start: Start) -> Verdict | None:
     """The kind is CONFIG's."""
-    periodic = start.timer.periodic
-    if periodic is None:
+    if start.timer.config is None:
         return unknown(start.vcpu.why)
+    periodic = bool(start.timer.periodic)
     if periodic == start.periodic:
         return HOLDS
     words = {True: "kvm_hv_stimer_start_periodic", False: "kvm_hv_stimer_start_one_shot"}

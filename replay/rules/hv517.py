@@ -31,7 +31,7 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 __all__ = ["RULE"]
 
 
-NOT_THERE, BUSY = -2, -11
+NOT_THERE, BUSY, NOT_TAKEN = -2, -11, -14
 
 
 def check(expiration: Expiration) -> Verdict | None:
@@ -64,6 +64,14 @@ def check(expiration: Expiration) -> Verdict | None:
     if result == NOT_THERE and not masked(source):
         text = f"the message page is on and SINT{sint_of(timer.config)} is not masked (0x{source:x})"
         return Diverges("no send result -2", "send result -2", text)
+    for sint, taken in expiration.raised:
+        if (
+            sint == sint_of(timer.config)
+            and (taken == 0) != (result == NOT_TAKEN)
+            and result in (0, NOT_TAKEN)
+        ):
+            text = f"the interrupt of SINT{sint} gave {taken}"
+            return Diverges(f"send result {0 if taken else NOT_TAKEN}", f"send result {result}", text)
     if result == 0 and masked(source) and not timer.periodic:
         text = f"SINT{sint_of(timer.config)} is masked (0x{source:x})"
         return Diverges("send result -2", "send result 0", text)

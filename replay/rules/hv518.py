@@ -39,9 +39,9 @@ def check(expiration: Expiration) -> Verdict | None:
     if timer.periodic:
         return None
     sint = sint_of(timer.config)
-    if sint in expiration.raised:
+    if any(raised == sint for raised, _ in expiration.raised):
         return HOLDS
-    shown = ", ".join(f"sint {raised}" for raised in expiration.raised) or "none"
+    shown = ", ".join(f"sint {raised}" for raised, _ in expiration.raised) or "none"
     text = f"timer {timer.number} reports a message for SINT{sint} without its interrupt"
     return Diverges(f"kvm_hv_synic_set_irq of sint {sint}", shown, text)
 
