@@ -137,6 +137,9 @@ def main() -> None:
         "--quick", action="store_true", help="200,000 events, one round: does the harness work?"
     )
     parser.add_argument("--only", choices=[k.name for k in KINDS], help="one format only")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=SCALES, help="sizes to measure (default: 1 4 16)"
+    )
     parser.add_argument("--work", type=Path, help="folder for large files (default: a temporary one)")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="where the figures go")
     arguments = parser.parse_args()
@@ -146,7 +149,7 @@ def main() -> None:
         print(HEADER)
         for kind in KINDS:
             if arguments.only in (None, kind.name):
-                compare(bench, kind, find_source(kind), events)
+                compare(bench, kind, find_source(kind), events, sorted({COMPARED, *arguments.sizes}))
         help_s = min(run((bench.hvtrace, "--help"), bench.log).wall_s for _ in range(HELP_RUNS))
     figures = summary(bench, help_s)
     print("\n" + "\n".join(verdict(*t, figures[t[0]]) for t in TARGETS if t[0] in figures))
@@ -168,12 +171,12 @@ def find_source(kind: Kind) -> Path:
     return max(found, key=lambda p: (p.parent.name == PREFERRED, p.stat().st_size, p.name))
 
 
-def compare(bench: Bench, kind: Kind, source: Path, events: int) -> None:
-    """All measurements of one format: three sizes, its tool and its text at the first."""
+def compare(bench: Bench, kind: Kind, source: Path, events: int, scales: Sequence[int]) -> None:
+    """All measurements of one format: all sizes, its tool and its text at the first."""
     once = bench.build(source, "once", 1).events
-    times = {scale: -(-events // once) * scale for scale in SCALES}
+    times = {scale: -(-events // once) * scale for scale in scales}
     print(f"{kind.name}: {source.parent.name}, {once:,} events")
-    for scale in SCALES:
+    for scale in scales:
         recording = bench.build(source, kind.name, times[scale])
         commands: dict[str, Sequence[str | Path]] = {f"{kind.name} ingest": bench.ingest(recording)}
         if scale == COMPARED:
@@ -206,8 +209,9 @@ def summary(bench: Bench, help_s: float) -> dict[str, float]:
         binary = bench.find(ingest, COMPARED)
         figures[f"{ingest} / {tool}"] = binary.events_per_s / bench.find(tool, COMPARED).events_per_s
         figures[f"{text} / {ingest}"] = bench.find(text, COMPARED).events_per_s / binary.events_per_s
-        peaks = [bench.find(ingest, scale).peak_mib for scale in (SCALES[-1], SCALES[0])]
-        figures[f"{kind.name} peak memory 16x / 1x"] = peaks[0] / peaks[1]
+        peaks = [m.peak_mib for m in bench.rows if m.what == ingest and m.scale in (SCALES[0], SCALES[-1])]
+        if len(peaks) == 2:
+            figures[f"{kind.name} peak memory 16x / 1x"] = peaks[1] / peaks[0]
     figures["peak memory of any ingest, MiB"] = max(
         m.peak_mib for m in bench.rows if m.what.endswith("ingest")
     )
