@@ -15,6 +15,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import zstandard
 from repeat_perf_data import repeat_perf_data
 from repeat_trace_dat import Repeated, repeat_trace_dat
 
@@ -31,7 +32,8 @@ def amplify(source: Path, target: Path, times: int) -> Repeated:
     if magic.startswith(ZSTD_MAGIC):
         plain = target.with_suffix(".unpacked")
         try:
-            subprocess.run(["zstd", "-dqf", str(source), "-o", str(plain)], check=True)
+            with source.open("rb") as packed, plain.open("wb") as unpacked:
+                zstandard.ZstdDecompressor().copy_stream(packed, unpacked)
             return amplify(plain, target, times)
         finally:
             plain.unlink(missing_ok=True)
