@@ -93,11 +93,15 @@ class _Node:
         longest = max((len(full) for _, full, _ in self.words), default=0)
         # Numbers for nameless words start with 0x or UNKNOWN.
         self.width = max(0, min(8, max(longest, 3) - len(prefix)))
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing of what was seen."""
         self.interner = Interner()
         self.kinds = np.zeros(0, dtype=np.int8)
         self.lengths = np.zeros(0, dtype=np.int64)
-        self.values = [np.zeros(0, dtype=np.uint64) for _ in choice.fields]
-        self.valid = [np.zeros(0, dtype=np.bool_) for _ in choice.fields]
+        self.values = [np.zeros(0, dtype=np.uint64) for _ in self.choice.fields]
+        self.valid = [np.zeros(0, dtype=np.bool_) for _ in self.choice.fields]
         self.children: dict[int, _Node] = {}
 
     def settle(self, seen: bytes) -> tuple[int, int, tuple[int | None, ...]]:
@@ -119,8 +123,8 @@ class _Node:
         return _FAIL, 0, none
 
     def codes(self, words: U64) -> npt.NDArray[np.int32]:
-        if self.interner.trim():
-            self.__init__(self.choice, self.prefix)  # type: ignore[misc]
+        if len(self.interner) > Interner.LIMIT:
+            self.forget()
         codes, rows = self.interner.codes(words)
         if len(rows):
             fresh = [

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from hvtrace.errors import InputError
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
+from hvtrace.parsers.source import fault_of
 from hvtrace.parsers.text.block import Block, BlockReader, Stamps
 from hvtrace.parsers.text.sniff import counts_cycles, dialect_of, sniff_text, stamps_of
 
@@ -125,9 +126,8 @@ class TextRecording:
                     progress(offset)
                 if window is not None:
                     yield window
-            fault = getattr(getattr(stream, "raw", None), "fault", None)
-            if fault:
-                self.damage.append(Damage(offset, str(fault)))
+            if fault := fault_of(stream):
+                self.damage.append(Damage(offset, fault))
         last = joints.last()
         if last is not None:
             yield last

@@ -53,8 +53,8 @@ EXCEPTIONS: dict[int, str] = {
     30: "SX",
 }  # fmt: skip
 
-#: VMX reasons that kernels before 5.4 printed under another name.
-_OLDER_VMX = {
+#: VMX reasons under the names of older kernels and of the plugin.
+_OLDER_VMX = {"PENDING_INTERRUPT": 7}
     "PENDING_INTERRUPT": 7,
     "VMPTRST": 22,
     "MWAIT": 36,
