@@ -63,9 +63,9 @@ def test_states_are_disjoint_and_add_up(recorded: Callable[[str], Store], name: 
 
 @pytest.mark.parametrize("name", RECORDINGS[:4])
 def test_the_size_of_windows_does_not_matter(recorded: Callable[[str], Store], name: str) -> None:
-    """Read in windows of 500 events or all at once, the same is drawn."""
+    """Read in windows of 3,000 events or all at once, the same is drawn."""
     found = []
-    for window in (500, 1 << 20):
+    for window in (3000, 1 << 20):
         out = io.BytesIO()
         write_trace(recorded(name), out, window=window)
         timeline = read_timeline(out.getvalue())

@@ -1,0 +1,121 @@
+"""What the real Perfetto UI understands of a timeline, asked of its own trace processor."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from builders.perfetto_ui import PerfettoUi, perfetto_ui
+from builders.store import add_divergences
+from builders.timeline import Timeline, read_timeline
+
+from hvtrace.export.perfetto import write_trace
+from hvtrace.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ui() -> Iterator[PerfettoUi]:
+    with perfetto_ui() as page:
+        yield page
+
+
+def opened(ui: PerfettoUi, store: Store, path: Path) -> Timeline:
+    """Export a store, open it, and return what the file holds."""
+    with open(path, "wb") as out:
+        write_trace(store, out)
+    ui.open(path)
+    return read_timeline(path.read_bytes())
+
+
+PATHS = """
+WITH RECURSIVE path(id, name) AS (
+  SELECT id, name FROM track WHERE parent_id IS NULL
+  UNION ALL SELECT t.id, p.name || ' / ' || t.name FROM track t JOIN path p ON t.parent_id = p.id
+)
+"""
+
+
+@pytest.mark.parametrize("name", ["kut-hyperv_synic", "two-vms", "lossy"])
+def test_perfetto_understands_the_timeline(
+    ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path, name: str
+) -> None:
+    """No import errors; per track as many slices as written, the same time in all, none negative; the same counters."""
+    store = recorded(name)
+    ours = opened(ui, store, tmp_path / "t.pftrace")
+    assert (
+        ui.query("SELECT name, value FROM stats WHERE severity IN ('error', 'data_loss') AND value > 0") == []
+    )
+    assert ui.query("SELECT count(*) FROM slice WHERE dur < 0") == [(0,)]
+    expected: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for s in ours.slices:
+        key = (" / ".join(s.track), s.category, s.name)
+        count, total = expected.get(key, (0, 0))
+        expected[key] = (count + 1, total + s.end - s.start)
+    rows = ui.query(
+        PATHS + "SELECT path.name, s.category, s.name, count(*), sum(s.dur) FROM slice s "
+        "JOIN path ON s.track_id = path.id GROUP BY 1, 2, 3"
+    )
+    assert {row[:3]: row[3:] for row in rows} == expected
+    exits = sum(count for (_, category, _), (count, _) in expected.items() if category == "exit")
+    assert ui.query("SELECT count(*) FROM slice WHERE category = 'exit'") == [(exits,)]
+    rows = ui.query(
+        PATHS + "SELECT path.name, count(*), sum(c.value) FROM counter c "
+        "JOIN path ON c.track_id = path.id GROUP BY 1"
+    )
+    counters = {
+        " / ".join(track): (len(samples), sum(value for _, value in samples))
+        for track, samples in ours.counters.items()
+    }
+    assert {track: (count, pytest.approx(total)) for track, count, total in rows} == counters
+    assert ui.query("SELECT str_value FROM metadata WHERE name = 'system_release'") == [
+        (store.manifest.kernel,)
+    ]
+
+
+def test_vms_and_vcpus_are_groups_in_order(
+    ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path
+) -> None:
+    """Each VM is a group with its vCPUs, in order of their numbers, as people see them."""
+    opened(ui, recorded("two-vms"), tmp_path / "t.pftrace")
+    ui.command("dev.perfetto.ExpandTracksByRegex", "^VM")
+    ui.page.wait_for_timeout(500)
+    # A title's text is there twice: as a line, and as what a pointer over it shows.
+    shown = [text.split("\n")[0] for text in ui.page.locator(".pf-track__title").all_inner_texts()]
+    names = [text for text in shown if text.startswith(("VM", "vCPU"))]
+    assert names == ["VM 0", "vCPU 0", "VM 1", "vCPU 0", "vCPU 1"]
+
+
+def test_a_divergence_can_be_found_with_its_reasons(
+    ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path
+) -> None:
+    """As an instant on the vCPU, at the nanosecond, with expected and observed as arguments."""
+    source = recorded("kut-hyperv_synic")
+    path = tmp_path / "copy.hvt"
+    shutil.copytree(source.path, path)
+    store = Store(path)
+    ts = store.manifest.time["first_ns"] + 1_000_001
+    add_divergences(
+        store,
+        [
+            {
+                "rule": "HV999",
+                "name": "an-example",
+                "ts_ns": ts,
+                "vm": 0,
+                "vcpu": 1,
+                "expected": "a",
+                "observed": "b",
+            }
+        ],
+    )
+    opened(ui, store, tmp_path / "t.pftrace")
+    rows = ui.query(
+        PATHS + "SELECT path.name, s.ts, s.name, "
+        "extract_arg(s.arg_set_id, 'debug.expected'), extract_arg(s.arg_set_id, 'debug.observed') "
+        "FROM slice s JOIN path ON s.track_id = path.id WHERE s.category = 'divergence'"
+    )
+    assert rows == [("VM 0 / vCPU 1 / Divergences", ts, "HV999 an-example", "a", "b")]
