@@ -55,13 +55,6 @@ EXCEPTIONS: dict[int, str] = {
 
 #: VMX reasons under the names of older kernels and of the plugin.
 _OLDER_VMX = {"PENDING_INTERRUPT": 7}
-    "PENDING_INTERRUPT": 7,
-    "VMPTRST": 22,
-    "MWAIT": 36,
-    "MONITOR": 39,
-    "PAUSE": 40,
-    "MCA_DURING": 41,
-}
 
 #: What libtraceevent's kvm plugin calls SVM exit codes where it is not EXIT_ and KVM's name in capitals.
 _PLUGIN_SVM: dict[str, int] = {
