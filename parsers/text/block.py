@@ -34,9 +34,7 @@ TEXT_COLUMN = "text"
 _NO_INTERRUPT = ord(".")
 
 #: Lines that are no events and yet understood: comments, headers, call chains, the report's own lines.
-_KNOWN_LINES = (
-    r"^(#.*|cpus=\d+|version = .*|\s*|\t.*|\s+[0-9a-f]{8,16} .*|trace\.dat.*: *|\[\w*.*\] *file:.*|=+>.*)$"
-)
+_KNOWN_LINES = r"^(#.*|(\S+: *)?(cpus=\d+|version = \d+|CPU \d+ is empty)|\s*|\t.*|\s+[0-9a-f]{8,16} .*)$"
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _LOST_LINE = r"CPU:(\d+) \[(?:LOST )?(\d*) ?EVENTS(?: DROPPED)?\]"
 _WRITTEN = r"entries-in-buffer/entries-written: (\d+)/(\d+)"

@@ -9,6 +9,7 @@ of that form are split by position. Other lines (columns changed, names cut, bla
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -26,6 +27,8 @@ Dialect = str
 
 _COMM_WIDTH = 16
 _LONGEST_NAME = 64
+#: What follows a thread's name in ftrace's and trace-cmd's lines.
+_THREAD = re.compile(rb"-\d+ +(\( *[\d-]+\) +)?\[\d+\] ")
 _SPACE, _DASH, _COLON, _DOT = b" -:."
 
 #: A longer line is no event: ftrace's own lines have at most a few KiB.
@@ -272,6 +275,23 @@ class _Aligned:
         return start, end
 
 
+def _moved(text: Text, lines: I64, start: I64, end: I64) -> Lines | None:
+    """Split those of the lines that are aligned but for a margin: `name: `, or as many blanks.
+
+    trace-cmd report writes the buffer's or the file's name there if there are several.
+    """
+    first = next((text.slice(start[i], end[i]) for i in lines[:1].tolist()), b"")
+    thread = _THREAD.search(first)
+    if thread is None or not 0 < thread.start() - _COMM_WIDTH <= _LONGEST_NAME:
+        return None
+    margin = thread.start() - _COMM_WIDTH
+    moved = np.minimum(start[lines] + margin, end[lines])
+    split = _Aligned(text, moved, end[lines], "ftrace").split()
+    split = split.take(np.flatnonzero(text.char(split.comm_start - 1) == _SPACE))
+    split.line = lines[split.line]
+    return split
+
+
 def _patterned(text: Text, lines: I64, start: I64, end: I64, dialect: Dialect) -> list[Lines]:
     """Split by pattern those of the lines (block numbers, places) that have one."""
     result: list[Lines] = []
@@ -365,7 +385,12 @@ def split(text: Text, start: I64, end: I64, dialect: Dialect) -> tuple[Lines, I6
     rest = end > start
     rest[aligned.line] = False
     others = np.flatnonzero(rest & long_enough & (end - start < LONGEST_EVENT))
-    parts = [aligned, *_patterned(text, others, start[others], end[others], dialect)]
+    parts = [aligned]
+    if dialect == "ftrace" and (moved := _moved(text, others, start, end)) is not None:
+        parts.append(moved)
+        rest[moved.line] = False
+        others = others[rest[others]]
+    parts += _patterned(text, others, start[others], end[others], dialect)
     for part in parts[1:]:
         rest[part.line] = False
     return Lines.joined(parts), np.flatnonzero(rest)
