@@ -440,7 +440,7 @@ class Engine:
         own = event[4] == vcpu.tid
         # An unmasked source shows its vector.
         register = vcpu.registers.get(SINT0 + sint, vcpu.vectors.get(sint))
-        subject = Raised(vcpu, sint, vector, register, racing=not own)
+        subject = Raised(vcpu, sint, vector, register, racing=not own and _changing(vcpu, sint, vector))
         self.judge.ask(Moment.RAISED, subject, event, vcpu, cell)
         if register is None:
             vcpu.vectors[sint] = vector
@@ -547,6 +547,14 @@ class Engine:
     def _cleanup(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if 0 <= event[5] < len(vcpu.timers):
             self.timers.cleaned(vcpu, event[5], event, cell)
+
+
+def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:
+    """Whether another thread may have seen the source's register as it was before its last write."""
+    if vcpu.out:
+        return True
+    former = vcpu.former.get(SINT0 + sint, 0)
+    return former is None or former & 0xFF == vector
 
 
 _NO_CELL: list[bool] = [True]

@@ -167,6 +167,8 @@ class Vcpu:
     eom: bool = False
     #: A callback may still follow a cancelled timer.
     raced: bool = False
+    #: SynIC registers before their last write (None: not known).
+    former: dict[int, int | None] = field(default_factory=dict)
     #: What the SynIC itself showed since the last write of a source: the vector a source raised, the sources an end of
     #: interrupt acknowledged.
     vectors: dict[int, int] = field(default_factory=dict)
@@ -193,6 +195,7 @@ class Vcpu:
         self.why = why
         self.abandon(why)
         self.registers.clear()
+        self.former.clear()
         self.sources_changed()
         self.timers = tuple(Stimer(n) for n in range(STIMERS))
         self.new_unit(whole=False)

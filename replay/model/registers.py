@@ -71,10 +71,11 @@ def settle(access: Access) -> None:
     elif row.index == ASSIST_PAGE:
         # Both share the PV EOI word: the last writer wins.
         vcpu.registers.pop(PV_EOI_EN, None)
+    if row.group is Group.SYNIC:
+        vcpu.former[row.index] = vcpu.registers.get(row.index)
+        vcpu.sources_changed()
     (vm if row.scope is Scope.VM else vcpu).registers[row.index] = value
     vm.origin.pop(row.index, None)
-    if row.group is Group.SYNIC:
-        vcpu.sources_changed()
 
 
 def _identify(vcpu: Vcpu, access: Access) -> None:
@@ -111,5 +112,6 @@ def host_wrote(vcpu: Vcpu, index: int, value: int) -> None:
         # A non-zero write to an inactive SynIC is refused before it is traced.
         vcpu.synic = True
     if row.reads is None:
+        vcpu.former[index] = vcpu.registers.get(index)
         vcpu.registers[index] = value
         vcpu.sources_changed()

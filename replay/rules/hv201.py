@@ -26,15 +26,23 @@ from __future__ import annotations
 
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+#: Conditions that, where they are not known, leave open whether there must be a fault.
+UNDECIDED = ("absent", "reserved")
 
 
 def check(access: Access) -> Verdict | None:
     """A fault that must be there."""
     fault = access.fault
-    if access.kept or not fault.expected or fault.cause == "gate" or access.is_kvm:
+    if access.kept or access.is_kvm:
+        return None
+    if fault.expected is None and fault.cause in UNDECIDED:
+        return unknown(fault.reason)
+    if not fault.expected or fault.cause == "gate":
         return None
     if access.refused:
         return HOLDS

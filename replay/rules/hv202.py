@@ -34,6 +34,9 @@ def check(access: Access) -> Verdict | None:
     if access.kept or fault.expected or access.is_kvm:
         return None
     if fault.expected is None:
+        if fault.cause in ("gate", "absent", "reserved"):
+            # Other rules count those.
+            return None
         return unknown(fault.reason)
     if not access.refused:
         return HOLDS

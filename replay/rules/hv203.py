@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
@@ -34,8 +34,10 @@ __all__ = ["RULE"]
 def check(access: Access) -> Verdict | None:
     """The gate's fault."""
     fault = access.fault
-    if access.kept or not fault.expected or fault.cause != "gate" or access.is_kvm:
+    if access.kept or fault.expected is False or fault.cause != "gate" or access.is_kvm:
         return None
+    if fault.expected is None:
+        return unknown(fault.reason)
     if access.refused:
         return HOLDS
     return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")

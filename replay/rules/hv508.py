@@ -29,6 +29,8 @@ __all__ = ["RULE"]
 
 def check(start: Start) -> Verdict | None:
     """The kind is CONFIG's."""
+    if start.timer.enable is False:
+        return None
     if start.timer.config is None:
         return unknown(start.vcpu.why)
     periodic = bool(start.timer.periodic)

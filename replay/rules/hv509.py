@@ -34,7 +34,7 @@ U64 = (1 << 64) - 1
 
 def check(start: Start) -> Verdict | None:
     """exp_time is on the grid."""
-    if not start.periodic:
+    if not start.periodic or start.timer.enable is False:
         return None
     timer = start.timer
     count, before, now = timer.count, timer.expiry, start.now

@@ -30,7 +30,7 @@ __all__ = ["RULE"]
 
 def check(start: Start) -> Verdict | None:
     """Count is COUNT's, and ahead."""
-    if start.periodic:
+    if start.periodic or start.timer.enable is False:
         return None
     count = start.timer.count
     if start.now >= start.expiry:
