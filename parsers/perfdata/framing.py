@@ -245,8 +245,8 @@ class Framer:
 
     def _samples(self, places: Index) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a sample."""
-        bits: Longs = self.longs.take(places, mode="clip") & SAMPLE_BITS
-        return bits == np.uint64(SAMPLE)
+        like: npt.NDArray[np.bool_] = self.longs.take(places, mode="clip") & SAMPLE_BITS == np.uint64(SAMPLE)
+        return like
 
     def _likely(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a record the kernel wrote."""

@@ -41,6 +41,8 @@ class Header:
     facts: dict[str, str] = field(default_factory=dict)
     compressed: bool = False
     damage: list[Damage] = field(default_factory=list)
+    #: Whether the file ends before its records do.
+    cut: bool = False
     #: Attrs as EVENT_DESC repeats them, with names.
     described: list[Attr] = field(default_factory=list)
 
@@ -111,6 +113,7 @@ def _read_file(header: Header, cursor: Cursor) -> None:
         )
         features = 0
     elif start + size > end:
+        header.cut = True
         header.damage.append(
             Damage(
                 end, f"the file ends here; {start + size - end} bytes of records and all features are missing"

@@ -1,7 +1,8 @@
 """First pass over the records: where they are and from what time on, names of threads, losses.
 
-With the least stamp of every span of the file known, windows of exact time order can be handed over whatever the order of the
-file: recorders write one CPU's buffer after the other, and say with FINISHED_ROUND only that all were visited.
+With the least stamp of every span of the file known, windows of exact time order can be handed over whatever the
+order of the file: recorders write one CPU's buffer after the other, and say with FINISHED_ROUND only that all were
+visited.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Index:
     lost: list[Lost] = field(default_factory=list)
     unknown: NotUnderstood = field(default_factory=NotUnderstood)
     damage: list[Damage] = field(default_factory=list)
+    #: Whether samples are missing of which neither CPU nor time is known.
+    cut: bool = False
 
     def samples(self, rows: Numbers) -> Frames:
         """Samples of some spans (rows of `spans`, ascending), in file order."""
@@ -112,8 +115,9 @@ class _Builder:
         self._area = area
         self._events = events
         self._stretch = Stretch(0, 0, 0)
-        #: Whether damage reaches to the stretch's end.
+        #: Whether damage reaches to the stretch's end, and places where there are no records in this batch.
         self._cut = False
+        self._holes: list[tuple[int, int]] = []
         self.index = Index(area)
         self._framer = Framer(area.longs, self._broken)
         self._parts: list[tuple[Numbers, ...]] = []
@@ -140,6 +144,7 @@ class _Builder:
         if stretch.tail and not self._cut:
             message = f"the records end with {stretch.tail} bytes that are no record"
             self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message))
+            self.index.cut = True
 
     def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
         last = -(-stretch.stop // BLOCK)
@@ -170,6 +175,8 @@ class _Builder:
             self._processes(samples)
         if len(others):
             self._others(frames.take(others), samples)
+        if self._holes:
+            self._gaps(samples)
         self._before = samples
 
     def _spans(self, frames: Frames, others: Numbers, start: Numbers, ts: Numbers, spans: Numbers) -> None:
@@ -187,7 +194,9 @@ class _Builder:
         gapless = ends[tail] - ends[head - 1] == end - first
         large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // (BLOCK * SPAN)
         place = self.index.sizes.add(frames, others)
-        keeps = gapless & ~np.isin(spans[there], large) if place is not None else np.zeros(len(there), np.bool_)
+        keeps = (
+            gapless & ~np.isin(spans[there], large) if place is not None else np.zeros(len(there), np.bool_)
+        )
         stop = np.full(len(there), self._stretch.stop)
         places = np.where(keeps, head + (place or 0), -1)
         self._parts.append((spans[there], first, end, stop, least, places, count))
@@ -328,12 +337,25 @@ class _Builder:
         there = own | (cpu < 0) & (stop > 0)
         return np.where(there, samples.ts[row], np.where(cpu < 0, 0, self._last[cpu]))
 
+    def _gaps(self, every: Frames) -> None:
+        """Samples may have been where there are no records: those of the CPU around, where there is but one."""
+        samples = self._events.columns(self._area.longs, every)
+        for at, _ in self._holes:
+            row = int(np.searchsorted(samples.at, 2 * at))
+            if 0 < row < len(samples.at) and samples.cpu[row - 1] == samples.cpu[row]:
+                since, until = sorted(samples.ts[row - 1 : row + 1].tolist())
+                self.index.lost.append(Lost(int(samples.cpu[row]), since, until, None))
+            else:
+                self.index.cut = True
+        self._holes = []
+
     def _broken(self, at: int, until: int) -> None:
         offset = self._stretch.offset_of(at)
         if until >= self._stretch.stop:
-            self._cut = True
+            self._cut = self.index.cut = True
             message = f"no record begins here: the last {8 * (until - at)} bytes of records are not read"
         else:
+            self._holes.append((at, until))
             message = f"no record begins here: {8 * (until - at)} bytes are passed over"
         if not self._stretch.plain:
             message += " (of decompressed records)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
 from hvtrace.parsers.perfdata.index import SPAN, Index, make_index
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import ThreadNames
-from hvtrace.parsers.recording import Clock, Damage, NotUnderstood, Progress, Source, Threads, Window
+from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
 from hvtrace.parsers.source import Mapped
 from hvtrace.parsers.tables import EventTables, Merged
 
@@ -27,6 +28,8 @@ Numbers = npt.NDArray[np.int64]
 
 #: Spans whose samples are taken up in one go (32 MiB).
 BATCH = 512
+#: Spans at the end in which every busy CPU is taken to occur (128 MiB).
+VISIT = 2048
 #: Places of damage within samples that are listed; the others are counted.
 MAX_LISTED = 100
 #: Data files of a directory: "data.0", "data.1", ...
@@ -43,8 +46,21 @@ class Step:
     done: int
     last: bool
     merged: Merged | None = None
-    short: list[int] = field(default_factory=list)
+    short: list[tuple[int, int | None]] = field(default_factory=list)
     unknown: NotUnderstood = field(default_factory=NotUnderstood)
+
+    def add_short(self, at: int, stamp: int | None) -> None:
+        """Note a sample that is too short."""
+        self.short.append((at, stamp))
+
+    def losses(self) -> list[Lost]:
+        """Samples too short, as losses: each where it was, many as one."""
+        if len(self.short) <= MAX_LISTED:
+            return [Lost(None, stamp, stamp, 1) for _, stamp in self.short]
+        stamps = [stamp for _, stamp in self.short]
+        known = [stamp for stamp in stamps if stamp is not None]
+        whole = len(known) == len(stamps)
+        return [Lost(None, min(known) if whole else None, max(known) if whole else None, len(stamps))]
 
 
 class PerfData:
@@ -109,23 +125,28 @@ class PerfData:
         self.threads.tgids.update(index.tgids)
         tables = EventTables(self._header.events, self.not_understood, self._short_record, self._names())
         lost = list(index.lost)
+        if self._header.cut or index.cut or any(m.fault for m in self._mapped):
+            lost.append(Lost(None, self._visited(area, index), None, None))
+        ends = [x.to_ns for x in lost if x.to_ns is not None]
+        told = 0
+        found: list[Lost] = []
         report = self._share(progress, 1)
         for step in ahead(self._steps(area, index)):
             self._take_notes(step)
+            found += step.losses()
             merged = step.merged
             if merged is not None:
                 since, until = int(merged.ts[0]), int(merged.ts[-1])
                 window = tables.window(merged, names.between(since, until))
-                passed = sum(1 for x in lost if x.to_ns is not None and x.to_ns <= until)
-                if step.last:
-                    passed = len(lost)
-                window.lost, lost = lost[:passed], lost[passed:]
+                passed = len(lost) if step.last else bisect_right(ends, until)
+                window.lost += found + lost[told:passed]
+                found, told = [], passed
                 yield window
             _release(area, index.spans.number[step.taken])
             if report is not None:
                 report(8 * SPAN * BLOCK * step.done)
-        if lost:
-            yield Window({}, 0, lost)
+        if found or told < len(lost):
+            yield Window({}, 0, found + lost[told:])
         if self._cut > MAX_LISTED:
             self.damage.append(
                 Damage(0, f"{self._cut - MAX_LISTED} more samples are shorter than they should be")
@@ -152,6 +173,7 @@ class PerfData:
                 area = spooled(self._parts, found, compressed=True)
                 index = make_index(area, self._events, report)
             index.damage[:0] = found
+            index.cut |= bool(found)
             self._area, self._index = area, index
         return self._area, self._index
 
@@ -177,7 +199,7 @@ class PerfData:
             taken = np.sort(order[start : start + BATCH])
             done = start + len(taken)
             step = Step(taken, done, done >= len(order))
-            samples = self._events.columns(area.longs, index.samples(taken), step.unknown, step.short.append)
+            samples = self._events.columns(area.longs, index.samples(taken), step.unknown, step.add_short)
             if left is not None and len(left.ts):
                 samples = left.joined(samples)
             until = None if step.last else int(least[order[done]])
@@ -186,8 +208,17 @@ class PerfData:
                 step.merged = Merged(area.words, now.at, now.length, now.ts, now.cpu)
             yield step
 
+    def _visited(self, area: Area, index: Index) -> int | None:
+        """Return a stamp up to which nothing is missing at the end: the recorder had been at every CPU since then."""
+        count = len(index.spans.number)
+        frames = index.samples(np.arange(max(count - VISIT, 0), count))
+        samples = self._events.columns(area.longs, frames)
+        last = np.full(1 << 16, np.iinfo(np.int64).max)
+        last[samples.cpu] = samples.ts
+        return int(last.min()) if len(samples.ts) else None
+
     def _take_notes(self, step: Step) -> None:
-        for at in step.short:
+        for at, _ in step.short:
             self._fault(8 * at, "a sample is shorter than its event's layout says")
         _add(self.not_understood, step.unknown)
 

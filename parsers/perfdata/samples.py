@@ -17,6 +17,9 @@ __all__ = ["Events", "Samples"]
 Longs = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.int64]
 
+#: Told of the place of a sample that cannot be read, and its stamp where it has one.
+Damaged = Callable[[int, int | None], None]
+
 LOW = np.uint64(0xFFFFFFFF)
 #: A record has at most 64 KiB: larger counts are damage.
 MAX_COUNT = np.uint64(1 << 13)
@@ -166,7 +169,7 @@ class Events:
         longs: Longs,
         frames: Frames,
         unknown: NotUnderstood | None = None,
-        damaged: Callable[[int], None] | None = None,
+        damaged: Damaged | None = None,
     ) -> Samples:
         """Columns of the samples in `frames`; those too short for their layout are left out, and told of."""
         parts = [self._columns(longs, *part, damaged) for part in self.by_layout(longs, frames, unknown)]
@@ -178,9 +181,7 @@ class Events:
             every = every.joined(part)
         return every.take(np.argsort(every.at))
 
-    def _columns(
-        self, longs: Longs, layout: Layout, frames: Frames, damaged: Callable[[int], None] | None
-    ) -> Samples:
+    def _columns(self, longs: Longs, layout: Layout, frames: Frames, damaged: Damaged | None) -> Samples:
         start = frames.at
         words = longs.view("<u4")
         end = 2 * (start + frames.size.astype(np.int64))
@@ -199,8 +200,11 @@ class Events:
         whole &= size >= 8
         if not whole.all():
             if damaged is not None:
-                for at in start[~whole].tolist():
-                    damaged(at)
+                short = np.flatnonzero(~whole)
+                timed = frames.size[short].astype(np.int64) >= layout.place["end"]
+                ts = longs.take(start[short] + layout.place["time"], mode="clip").view(np.int64)
+                for at, stamp in zip(start[short].tolist(), np.where(timed, ts, 0).tolist(), strict=True):
+                    damaged(at, stamp or None)
             start, raw, size = start[whole], raw[whole], size[whole]
         place = layout.place
         if "cpu" in place:

@@ -322,3 +322,25 @@ def test_a_sample_too_short_for_its_layout_is_left_out(tmp_path: Path) -> None:
     opened = recording(tmp_path, [msr(100, 1), bytes(short), msr(120, 3)])
     assert rows(opened, "kvm_msr", "ecx") == [(1,), (3,)]
     assert [d.message for d in opened.damage] == ["a sample is shorter than its event's layout says"]
+
+
+def test_damage_between_records_is_a_loss_there(tmp_path: Path) -> None:
+    """Samples may have stood in the bytes passed over: of the CPU around them, between its stamps."""
+    records = [msr(100 + n, n, cpu=1) for n in range(100)]
+    records[50] = records[50][:6] + bytes(2) + records[50][8:]
+    assert lost(recording(tmp_path, records)) == [Lost(1, 149, 151, None)]
+
+
+def test_a_cut_file_has_lost_its_end(tmp_path: Path) -> None:
+    """Each CPU's buffer was being written in turn: what is missing may begin after any CPU's last sample."""
+    path = tmp_path / "perf.data"
+    samples = [msr(100, 1), msr(110, 2, cpu=1), msr(120, 3, cpu=1)]
+    path.write_bytes(PerfData((MSRS,), samples, HOST).pack_pipe()[:-8])
+    assert lost(open_recording(path)) == [Lost(None, 100, None, None)]
+
+
+def test_a_sample_that_cannot_be_read_is_a_loss(tmp_path: Path) -> None:
+    """Its stamp is known, and that is all."""
+    short = bytearray(msr(110, 2))
+    struct.pack_into("<I", short, 8 + 48, 1 << 20)
+    assert lost(recording(tmp_path, [msr(100, 1), bytes(short)])) == [Lost(None, 110, 110, 1)]
