@@ -37,6 +37,7 @@ _NO_INTERRUPT = ord(".")
 _KNOWN_LINES = r"^(#.*|(\S+: *)?(cpus=\d+|version = \d+|CPU \d+ is empty)|\s*|\t.*|\s+[0-9a-f]{8,16} .*)$"
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _LOST_LINE = r"CPU:(\d+) \[(?:LOST )?(\d*) ?EVENTS(?: DROPPED)?\]"
+_STARTED_LINE = r"^#+ CPU \d+ buffer started #+$"
 _WRITTEN = r"entries-in-buffer/entries-written: (\d+)/(\d+)"
 
 
@@ -79,6 +80,8 @@ class Block:
     lost: list[LostLine] = field(default_factory=list)
     #: (entries in the buffer, entries written) from the header, if it is in this block.
     written: tuple[int, int] | None = None
+    #: Whether a line says that a CPU's buffer starts here: earlier events of it were overwritten.
+    started: bool = False
     comms: dict[int, str] = field(default_factory=dict)
     tgids: dict[int, int] = field(default_factory=dict)
     headers: list[str] = field(default_factory=list)
@@ -284,6 +287,7 @@ class BlockReader:
         written = said.str.extract_groups(_WRITTEN).struct.unnest().drop_nulls()
         if written.height:
             block.written = (_number(written[0, 0]), _number(written[0, 1]))
+        block.started = bool(said.str.contains(_STARTED_LINE).any())
         block.headers = said.filter(said.str.starts_with("#")).head(100).to_list()
         lost = said.str.extract_groups(_LOST_LINE).struct.unnest()
         is_lost = lost.to_series(0).is_not_null()

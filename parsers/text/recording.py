@@ -205,8 +205,9 @@ class _Joints:
     def __init__(self) -> None:
         self._last: dict[int, int] = {}
         self._open: list[tuple[int, int | None, int | None]] = []
+        #: First stamp of the recording, and whether buffers were overwritten before it.
         self._start: int | None = None
-        self._written: tuple[int, int] | None = None
+        self._overwritten = False
 
     def window(self, block: Block) -> Window | None:
         """The window of a block, with the losses now known from both ends."""
@@ -218,12 +219,7 @@ class _Joints:
             else:
                 still.append((cpu, count, since))
         self._open = still
-        self._written = self._written or block.written
-        if self._written is not None and block.first_ns is not None:
-            in_buffer, written = self._written
-            if written > in_buffer:
-                lost.insert(0, Lost(None, None, block.first_ns, written - in_buffer))
-            self._written = (0, 0)
+        lost[:0] = self._overwritten_start(block)
         for line in block.lost:
             since = self._last.get(line.cpu) if line.after_ns is None else line.after_ns
             if line.before_ns is None:
@@ -234,6 +230,21 @@ class _Joints:
         if not block.events and not lost:
             return None
         return Window(block.tables, block.events, lost)
+
+    def _overwritten_start(self, block: Block) -> list[Lost]:
+        """What a full buffer lost by overwriting its start: each CPU's part begins at its own time."""
+        lost = []
+        self._overwritten |= block.started
+        if self._start is None:
+            self._start = block.first_ns
+        if block.written is not None and block.written[1] > block.written[0] and self._start is not None:
+            self._overwritten = True
+            lost.append(Lost(None, None, self._start, block.written[1] - block.written[0]))
+        if self._overwritten and self._start is not None:
+            for cpu, first in sorted(block.start_ns.items()):
+                if cpu >= 0 and cpu not in self._last and first > self._start:
+                    lost.append(Lost(cpu, self._start, first, None))
+        return lost
 
     def last(self) -> Window | None:
         """Losses that were open when the recording ended."""

@@ -40,6 +40,16 @@ def test_an_overwritten_buffer_lost_its_start() -> None:
     assert losses(header + line(0, 1)) == [Lost(None, None, 1_000_001_000, 394_429)]
 
 
+def test_each_cpu_s_buffer_was_overwritten_up_to_its_own_start() -> None:
+    """Until its first event nothing is known of a CPU: the header tells that buffers were full, or a line does."""
+    header = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 3/10   #P:2\n#\n"
+    body = line(1, 1) + "##### CPU 0 buffer started ####\n" + line(0, 5) + line(1, 6)
+    later = Lost(0, 1_000_001_000, 1_000_005_000, None)
+    assert losses(header + body) == [Lost(None, None, 1_000_001_000, 7), later]
+    assert losses("# tracer: nop\n" + body) == [later]
+    assert losses(header.replace("3/10", "3/3") + line(1, 1) + line(0, 5)) == []
+
+
 def test_a_buffer_that_was_not_overwritten_lost_nothing() -> None:
     header = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 2/2   #P:2\n#\n"
     assert losses(header + line(0, 1)) == []
