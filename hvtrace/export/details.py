@@ -35,16 +35,15 @@ class Shown:
 class Detail:
     """A tracepoint that tells what an exit was about.
 
-    `key` columns, each with its width in bits, make the number that `label` names. `completed_by` is a later
-    tracepoint of the same unit whose first row adds `result`.
+    `key` columns, each with its width in bits, make the number that `label` names. `more` are other tracepoints of
+    the same unit (name, what their first row adds).
     """
 
     tracepoint: str
     key: tuple[tuple[str, int], ...]
     label: Callable[[int], str]
     shown: tuple[Shown, ...]
-    completed_by: str | None = None
-    result: tuple[Shown, ...] = ()
+    more: tuple[tuple[str, tuple[Shown, ...]], ...] = ()
     #: Of several rows in one exit the last one counts, not the first.
     last: bool = False
 
@@ -115,10 +114,43 @@ DETAILS: tuple[Detail, ...] = (
             Shown("rep_cnt", "rep_cnt", Kind.UINT, unless_zero=True),
             Shown("rep_idx", "rep_idx", Kind.UINT, unless_zero=True),
         ),
-        completed_by="kvm_hv_hypercall_done",
-        result=(
-            Shown("result", "result", Kind.HEX),
-            Shown("status", "result", Kind.STRING, label=_status, bits=16),
+        more=(
+            (
+                "kvm_hv_hypercall_done",
+                (
+                    Shown("result", "result", Kind.HEX),
+                    Shown("status", "result", Kind.STRING, label=_status, bits=16),
+                ),
+            ),
+            (
+                "kvm_hv_send_ipi",
+                (Shown("vector", "vector", Kind.HEX), Shown("processor_mask", "processor_mask", Kind.HEX)),
+            ),
+            (
+                "kvm_hv_send_ipi_ex",
+                (
+                    Shown("vector", "vector", Kind.HEX),
+                    Shown("format", "format", Kind.UINT),
+                    Shown("valid_bank_mask", "valid_bank_mask", Kind.HEX),
+                ),
+            ),
+            (
+                "kvm_hv_flush_tlb",
+                (
+                    Shown("processor_mask", "processor_mask", Kind.HEX),
+                    Shown("address_space", "address_space", Kind.HEX),
+                    Shown("flags", "flags", Kind.HEX),
+                ),
+            ),
+            (
+                "kvm_hv_flush_tlb_ex",
+                (
+                    Shown("valid_bank_mask", "valid_bank_mask", Kind.HEX),
+                    Shown("format", "format", Kind.UINT),
+                    Shown("address_space", "address_space", Kind.HEX),
+                    Shown("flags", "flags", Kind.HEX),
+                ),
+            ),
         ),
     ),
     Detail(
@@ -134,7 +166,7 @@ DETAILS: tuple[Detail, ...] = (
         (
             Shown("value", "data", Kind.HEX),
             Shown("msr", "ecx", Kind.HEX),
-            Shown("#GP", "exception", Kind.BOOL, unless_zero=True),
+            Shown("gp", "exception", Kind.BOOL, unless_zero=True),
         ),
     ),
     Detail(
@@ -190,4 +222,4 @@ DETAILS: tuple[Detail, ...] = (
 )
 
 #: Interrupts injected on the way into the guest: an argument of the guest time that follows.
-INJECTED = ("kvm_inj_virq", Shown("injected vector", "vector", Kind.HEX))
+INJECTED = ("kvm_inj_virq", Shown("injected_vector", "vector", Kind.HEX))

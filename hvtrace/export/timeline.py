@@ -13,7 +13,6 @@ import polars as pl
 from hvtrace.export.details import (
     DETAILS,
     INJECTED,
-    Detail,
     Shown,
     exit_label,
     userspace_label,
@@ -60,7 +59,7 @@ _SUB_BITS = 24
 _SUB_LAST = (1 << _SUB_BITS) - 1
 
 #: The unfinished state at the recording's end carries this argument.
-UNFINISHED = "unfinished: the recording ended"
+UNFINISHED = "unfinished"
 
 
 @dataclass(slots=True)
@@ -132,8 +131,8 @@ class Timeline:
         for detail in DETAILS:
             columns = [name for name, _ in detail.key] + [s.column for s in detail.shown]
             wanted[detail.tracepoint] = tuple(dict.fromkeys(columns))
-            if detail.completed_by:
-                wanted[detail.completed_by] = tuple(s.column for s in detail.result)
+            for table, shown in detail.more:
+                wanted[table] = tuple(s.column for s in shown)
         wanted[INJECTED[0]] = (INJECTED[1].column,)
         wanted[WAKEUP] = ("ns", "waited", "valid")
         wanted[POLLING] = ("new", "old")
@@ -294,9 +293,9 @@ class Timeline:
             for name, bits in detail.key:
                 number = number << bits | _column(rows, name) & ((1 << bits) - 1)
             arguments = self._arguments(detail.shown, rows)
-            after = detail.completed_by
-            if after is not None and after in frames and len(frames[after]):
-                arguments += self._results(detail, points, exits, at, frames[after], places[after])
+            for table, shown in detail.more:
+                if (more := frames.get(table)) is not None and len(more):
+                    arguments += self._more(shown, points, exits, at, more, places[table])
             base = at << _SUB_BITS
             slices.append(
                 Slices(
@@ -312,14 +311,20 @@ class Timeline:
             )
         return slices
 
-    def _results(
-        self, detail: Detail, points: Points, exits: I64, at: I64, rows: pl.DataFrame, place: I64
+    def _more(
+        self,
+        shown: Sequence[Shown],
+        points: Points,
+        exits: I64,
+        at: I64,
+        rows: pl.DataFrame,
+        place: I64,
     ) -> list[Argument]:
         found, chosen = _per_exit(points, exits, place, False)
-        which = np.full(len(points) + 1, -1, np.int64)
+        which = np.full(len(points), -1, np.int64)
         which[found] = chosen
         mine = which[at]
-        return self._arguments(detail.result, rows[np.maximum(mine, 0)], mine >= 0)
+        return self._arguments(shown, rows[np.maximum(mine, 0)], mine >= 0)
 
     def _halts(
         self,
@@ -350,7 +355,7 @@ class Timeline:
         sub = np.minimum(2 + 2 * nth, _SUB_LAST - 4)
         names = np.array([self._names.event(name) for name in HALT_NAMES], np.uint64)
         base = found.point << _SUB_BITS
-        shown = Shown("whole halt in ns", "ns", Kind.UINT)
+        shown = Shown("halt_ns", "ns", Kind.UINT)
         return [
             Slices(
                 "halt",

@@ -119,3 +119,16 @@ def test_a_divergence_can_be_found_with_its_reasons(
         "FROM slice s JOIN path ON s.track_id = path.id WHERE s.category = 'divergence'"
     )
     assert rows == [("VM 0 / vCPU 1 / Divergences", ts, "HV999 an-example", "a", "b")]
+
+
+def test_the_queries_of_the_manual_answer(
+    ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path
+) -> None:
+    """Each query in docs/perfetto.md runs as it stands and finds something in a recording that has such events."""
+    text = (Path(__file__).parents[2] / "docs" / "perfetto.md").read_text()
+    queries = [block.partition("```")[0] for block in text.split("```sql\n")[1:]]
+    assert len(queries) >= 4
+    opened(ui, recorded("lossy"), tmp_path / "t.pftrace")
+    empty = [sql for sql in queries if not ui.query(sql)]
+    # This guest's hypercalls all succeed.
+    assert [sql for sql in empty if "debug.result" not in sql] == []

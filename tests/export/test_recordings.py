@@ -52,7 +52,7 @@ def test_states_are_disjoint_and_add_up(recorded: Callable[[str], Store], name: 
     assert count + len(store.manifest.lost) == len(timeline.slices)
     for track, states in expected_states(store).items():
         own = [s for s in timeline.slices if s.track == track]
-        outer = [s for s in own if s.depth == 0 and "unfinished: the recording ended" not in s.arguments]
+        outer = [s for s in own if s.depth == 0 and "unfinished" not in s.arguments]
         for category in ("guest", "exit", "userspace"):
             assert states[category] == [(s.start, s.end) for s in outer if s.category == category]
         assert all(a.end <= b.start for a, b in pairwise(outer))
