@@ -64,7 +64,7 @@ CLOCK_GRACE = 3
 SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 
 #: Events of an unknown VM that change nothing the model relies on.
-HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_accept_irq"})
+HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_accept_irq", "kvm_eoi"})
 #: Events of an unknown VM after which one timer of each candidate is unknown.
 TIMER_EVENTS = frozenset(name for name in TAPE if name.startswith("kvm_hv_stimer_"))
 
@@ -109,6 +109,7 @@ class Engine:
             "kvm_hv_syndbg_set_msr": self._syndbg,
             "kvm_apic_accept_irq": self._accepted,
             "kvm_apicv_accept_irq": self._posted,
+            "kvm_eoi": self._eoi,
             "kvm_write_tsc_offset": self._tsc_written,
             "kvm_update_master_clock": self._master_clock,
         }
@@ -501,6 +502,10 @@ class Engine:
         self.known.add(event[4])
         if event[4] == vcpu.tid:
             vcpu.accepted.append(event[5])
+
+    def _eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if event[4] == vcpu.tid:
+            vcpu.effects.append((event, cell))
 
     def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         # With APICv it comes beside kvm_apic_accept_irq, or alone.

@@ -50,6 +50,7 @@ TAPE: dict[str, tuple[str, ...]] = {
     "kvm_hv_syndbg_set_msr": ("msr", "data"),
     "kvm_apic_accept_irq": ("vec",),
     "kvm_apicv_accept_irq": ("vec",),
+    "kvm_eoi": ("vector",),
     "kvm_update_master_clock": (),
     "kvm_write_tsc_offset": (),
 }

@@ -47,6 +47,7 @@ from hvtrace.replay.rules import (
     hv520,
     hv601,
     hv602,
+    hv801,
     kp101,
     kp102,
 )
@@ -97,6 +98,7 @@ _MODULES = (
     hv520,
     hv601,
     hv602,
+    hv801,
     kp101,
     kp102,
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from replay_cases import CASES, Case, replay
 
 from hvtrace.replay.rules import RULES, page_of, rule_by_code, select
 from hvtrace.replay.tape import TAPE
-from replay_cases import CASES, Case, replay
 
 SECTIONS = (
     "## What it finds",
