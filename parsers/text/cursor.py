@@ -7,6 +7,7 @@ end is found and its value computed in some thirty arithmetic operations a colum
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,12 @@ LONGEST_RUN = 4096
 PADDING = 64
 
 
+@cache
 def _u(value: int) -> np.uint64:
     return np.uint64(value)
 
 
+@cache
 def _every(byte: int) -> np.uint64:
     return np.uint64(byte * _ONES)
 

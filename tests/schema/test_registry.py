@@ -94,6 +94,7 @@ def test_entry_is_consistent(tracepoint: Tracepoint) -> None:
     assert {field.type for field in tracepoint.fields} <= set(TYPES)
     assert tracepoint.doc.endswith((".", ")"))
     assert [f.name for f in event_fields(tracepoint) if not f.doc.endswith((".", ")"))] == []
+    assert {field.sized_by for field in tracepoint.fields} - {None} <= fields
     assert tracepoint.vcpu_field is None or tracepoint.vcpu_field in fields
     assert tracepoint.context is not Context.NAMED or tracepoint.vcpu_field is not None
     assert {named.field for named in tracepoint.names} <= fields
