@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import BinaryIO
 
 from hvtrace.errors import InputError
 from hvtrace.parsers.recording import Recording
@@ -28,16 +30,28 @@ def open_recording(path: str | os.PathLike[str], tsc_khz: int | None = None) -> 
     head = read_head(path)
     if not head:
         raise InputError(path, "the file is empty")
+    from hvtrace.parsers.text import open_text, sniff_text
     from hvtrace.parsers.tracedat import TraceDat, is_tracedat
 
     if is_tracedat(head):
-        return TraceDat(path, tsc_khz)
+        recording = TraceDat(path, tsc_khz)
+        if recording.text_offset is None:
+            return recording
+        recording.close()
+        return open_text(str(path), partial(_open_at, path, recording.text_offset), tsc_khz)
     from hvtrace.parsers.perfdata import PerfData, is_perfdata
 
     if is_perfdata(head):
         return PerfData(path)
-    from hvtrace.parsers.text import open_text, sniff_text
-
     if sniff_text(head) is not None:
         return open_text(str(path), lambda: open_stream(path), tsc_khz)
     raise InputError(path, f"not a recording hvtrace knows ({FORMATS})", 0)
+
+
+def _open_at(path: str | os.PathLike[str], offset: int) -> BinaryIO:
+    """Open the text that a trace.dat of the latency kind holds from `offset` on."""
+    stream = open_stream(path)
+    left = offset
+    while left and (data := stream.read(min(left, 1 << 20))):
+        left -= len(data)
+    return stream

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.parsers.eventformat import EventFormat
-from hvtrace.parsers.recording import IRQ, NotUnderstood, Window
+from hvtrace.parsers.recording import IRQ, Lost, NotUnderstood, Window
 from hvtrace.parsers.records import Plan, Words, decode, plan
 from hvtrace.schema.arrow import DICTIONARY
 from hvtrace.schema.common import COMMON_COLUMNS, RAW_STAMP
@@ -28,6 +28,9 @@ Groups = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 #: common_flags bits of events recorded in hard or soft interrupts or NMIs (include/linux/trace_events.h).
 IN_INTERRUPT = np.uint32(0x08 | 0x10 | 0x40)
+
+#: Unreadable events of a CPU and window that are called lost one by one.
+MAX_SINGLE = 100
 
 _TYPES = {
     "seq": pa.uint64(),
@@ -107,8 +110,9 @@ class EventTables:
         words, at = merged.words, merged.at
         group = self._group.take(words.take(at) & np.uint32(0xFFFF))
         whole = merged.length >= self._size.take(group)
+        lost: list[Lost] = []
         if not (group.all() and whole.all()):
-            merged, group = self._readable(merged, group, whole)
+            merged, group, lost = self._readable(merged, group, whole)
             words, at = merged.words, merged.at
         counts = np.bincount(group, minlength=len(self._plans) + 1)
         order = np.argsort(group, kind="stable")
@@ -122,10 +126,12 @@ class EventTables:
             rows = order[start:stop]
             batch = self._table(todo, merged, tid, rows, comms)
             tables.setdefault(todo.tracepoint, []).append(batch)
-        return Window({name: _one(parts) for name, parts in tables.items()}, len(order))
+        return Window({name: _one(parts) for name, parts in tables.items()}, len(order), lost)
 
-    def _readable(self, merged: Merged, group: Groups, whole: npt.NDArray[np.bool_]) -> tuple[Merged, Groups]:
-        """Leave out records of no known format, and those too short for theirs; count both."""
+    def _readable(
+        self, merged: Merged, group: Groups, whole: npt.NDArray[np.bool_]
+    ) -> tuple[Merged, Groups, list[Lost]]:
+        """Leave out records of no known format, and those too short for theirs: count both, and call them lost."""
         unknown = np.flatnonzero(group == 0)
         ids, counts = np.unique(merged.words.take(merged.at[unknown]) & np.uint32(0xFFFF), return_counts=True)
         for number, count in zip(ids.tolist(), counts.tolist(), strict=True):
@@ -138,7 +144,9 @@ class EventTables:
         left = Merged(
             merged.words, merged.at[keep], merged.length[keep], merged.ts[keep], merged.cpu[keep], raw
         )
-        return left, group[keep]
+        ids = merged.words.take(merged.at) & np.uint32(0xFFFF)
+        gone = ~whole | ((group == 0) & ~np.isin(ids, list(self.names)))
+        return left, group[keep], _losses(merged.cpu[gone], merged.ts[gone])
 
     def _table(
         self,
@@ -181,6 +189,18 @@ def _plans(formats: Iterable[EventFormat]) -> list[Plan]:
             todo = replace(todo, tracepoint=f"{todo.tracepoint}.{event.id}")
         out.append(todo)
     return out
+
+
+def _losses(cpu: npt.NDArray[np.uint16], ts: npt.NDArray[np.int64]) -> list[Lost]:
+    """Single events that could not be read, as losses; many of one CPU as one interval."""
+    losses = []
+    for number in np.unique(cpu).tolist():
+        stamps = ts[cpu == number].tolist()
+        if len(stamps) <= MAX_SINGLE:
+            losses += [Lost(number, stamp, stamp, 1) for stamp in stamps]
+        else:
+            losses.append(Lost(number, stamps[0], stamps[-1], len(stamps)))
+    return losses
 
 
 def _one(parts: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -23,7 +23,7 @@ from hvtrace.replay.rules import RULES, select
 from hvtrace.replay.tape import TAPE, Table, events
 from hvtrace.replay.verdict import Divergence, Severity
 from hvtrace.schema.tables import table_schema
-from hvtrace.store import Store
+from hvtrace.store import Manifest, Store
 
 if TYPE_CHECKING:
     from hvtrace.replay.rule import Rule
@@ -37,6 +37,12 @@ MANY_KINDS = 14
 
 #: Where this many of the synthetic timers' tracepoints have events, all of them were recorded.
 TIMER_PREFIX, TIMER_KINDS = "kvm_hv_stimer_", 5
+
+#: Fired in interrupts: `perf script` leaves them out where the interrupt came while the guest ran.
+HIDDEN = frozenset({"kvm_hv_stimer_callback"})
+
+#: How long it may take to switch all tracepoints on or off, on every CPU.
+GRADUAL_NS = 100_000_000
 
 #: The -cpu option in a command line.
 _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
@@ -97,8 +103,11 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     traced = _traced(store)
     judge = Judge(rules, traced)
     bench = Bench(judge, profile, traced, _offer(options, manifest.host), _ignore_msrs(manifest.host))
+    # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
+    bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
     result = CheckResult(_source(store), profile.name, manifest.total)
-    engine = Engine(bench, [(lost.get("from_ns"), lost.get("to_ns")) for lost in manifest.lost])
+    losses = _losses(manifest, result.notes)
+    engine = Engine(bench, losses)
     for window in events({name: _table(store, name) for name in TAPE if store.has(name)}, result.totals):
         engine.run(window)
     engine.finish()
@@ -166,8 +175,19 @@ def _ignore_msrs(host: dict[str, Any]) -> bool | None:
     return {"Y": True, "N": False, "1": True, "0": False}.get(str(value))
 
 
+def _format(source: dict[str, Any]) -> str:
+    return str(source.get("format", ""))
+
+
 def _traced(store: Store) -> frozenset[str]:
     """Tracepoints that were recorded, fired or not, as far as the recording shows it."""
+    hidden = (
+        HIDDEN if any("perf script" in _format(source) for source in store.manifest.sources) else frozenset()
+    )
+    return _recorded(store) - hidden
+
+
+def _recorded(store: Store) -> frozenset[str]:
     fired = {name for name, count in store.manifest.events.items() if count}
     kvm = {name for name in fired if name.startswith("kvm_")}
     if "kvm_write_tsc_offset" in fired or _entries_show_rip(store):
@@ -189,6 +209,25 @@ def _entries_show_rip(store: Store) -> bool:
         return False
     first = next(file.iter_batches(batch_size=1024, columns=["rip"]), None)
     return first is not None and first.column(0).null_count < len(first)
+
+
+def _losses(manifest: Manifest, notes: list[str]) -> list[tuple[int | None, int | None]]:
+    """Stretches of time in which events may be missing: those the recording declares, and three more.
+
+    perf and a person at tracefs switch tracepoints on and off one after the other, so that the first and the last
+    moments of such a recording show only some of them. Of damage it is not known when its events were.
+    """
+    losses = [(lost.get("from_ns"), lost.get("to_ns")) for lost in manifest.lost]
+    first, last = manifest.time.get("first_ns"), manifest.time.get("last_ns")
+    gradual = any(not _format(source).startswith("trace.dat") for source in manifest.sources)
+    if gradual and first is not None and last is not None:
+        losses += [(None, first + GRADUAL_NS), (last - GRADUAL_NS, None)]
+    if any(source.get("damaged") for source in manifest.sources):
+        losses.append((None, None))
+        notes.append(
+            "the recording is damaged: events are missing that nobody can place, so nothing is judged"
+        )
+    return losses
 
 
 def _table(store: Store, name: str) -> Table:

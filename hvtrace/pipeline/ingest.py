@@ -99,8 +99,8 @@ def _write(
                 writer.append(name, _finished(batch, base, who[name]))
             base += window.events
             lost += window.lost
-        if not base:
-            raise InputError(recordings[0].source.path, _nothing(recordings))
+        if not base and (damage := _first_damage(recordings)) is not None:
+            raise damage
         _describe(manifest, recordings, attributor, lost)
         manifest.total = base
         manifest.time = {
@@ -114,10 +114,15 @@ def _write(
     return manifest
 
 
-def _nothing(recordings: Sequence[Recording]) -> str:
-    damage = next((d for r in recordings for d in r.damage), None)
-    why = f" (offset {damage.offset:#x}: {damage.message})" if damage else ""
-    return f"the recording holds no events{why}"
+def _first_damage(recordings: Sequence[Recording]) -> InputError | None:
+    """Return why a recording gave no events at all; None where it is whole and simply empty."""
+    for r in recordings:
+        if r.damage:
+            why = r.damage[0]
+            return InputError(
+                r.source.path, f"the recording holds no readable events: {why.message}", why.offset
+            )
+    return None
 
 
 def _windows(

@@ -18,6 +18,9 @@ def after_ingest(manifest: Manifest, target: Path) -> None:
     """One line of what was stored; a line for each thing that is not as it should be."""
     vcpus = sum(len(vm["vcpus"]) for vm in manifest.vms)
     span = manifest.time["duration_ns"]
+    if span is None:
+        _say(f"{safe(str(target))}: the recording is whole, and holds no events")
+        return
     unit = duration(span) if manifest.clock["unit"] == "ns" else f"{span:,} ticks"
     vms = f"{plural(len(manifest.vms), 'VM')}, {plural(vcpus, 'vCPU')}"
     _say(f"{safe(str(target))}: {plural(manifest.total, 'event')} in {unit}, {vms}")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hvtrace.errors import InputError
 from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
-from hvtrace.parsers.perfdata.framing import BLOCK, CompressedError
+from hvtrace.parsers.perfdata.framing import CompressedError
 from hvtrace.parsers.perfdata.header import is_perf_directory, read_header
 from hvtrace.parsers.perfdata.index import SPAN, Index, make_index
 from hvtrace.parsers.perfdata.samples import Events, Samples
@@ -144,7 +144,7 @@ class PerfData:
                 yield window
             _release(area, index.spans.number[step.taken])
             if report is not None:
-                report(8 * SPAN * BLOCK * step.done)
+                report(8 * SPAN * step.done)
         if found or told < len(lost):
             yield Window({}, 0, found + lost[told:])
         if self._cut > MAX_LISTED:
@@ -266,4 +266,4 @@ def _release(area: Area, spans: Numbers) -> None:
     first = spans[np.concatenate([[0], ends + 1])]
     last = spans[np.concatenate([ends, [len(spans) - 1]])]
     for start, stop in zip(first.tolist(), last.tolist(), strict=True):
-        area.release(start * SPAN * BLOCK, (stop + 1) * SPAN * BLOCK)
+        area.release(start * SPAN, (stop + 1) * SPAN)

@@ -83,6 +83,8 @@ class Header:
     guests: dict[int, tuple[str, int]] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
+    #: Whether whole CPUs or buffers may be missing, unnamed.
+    incomplete: bool = False
     #: Offset of ASCII trace text that takes the place of binary buffers, where there is such.
     text_offset: int | None = None
 

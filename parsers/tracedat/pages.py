@@ -72,6 +72,10 @@ class CpuStream:
     next_chunk: int = 0
     consumed: int = 0
     done: int = 0
+    #: Whether the file ends before the CPU's data does.
+    cut: bool = False
+    #: Ranks, among the pages of the last `load`, of those before which pages could not be unpacked.
+    holes: list[int] = field(default_factory=list)
 
     @property
     def more(self) -> bool:
@@ -80,6 +84,7 @@ class CpuStream:
 
     def load(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return word index and length in words of about the next `count` pages."""
+        self.holes = []
         if not self.chunks:
             start, self.word = self.word, min(self.word + count * self.page_words, self.end)
             self.consumed += 4 * (self.word - start)
@@ -92,6 +97,8 @@ class CpuStream:
             if self._unpack(chunk):
                 parts.append(self._pages(chunk.word, chunk.word + chunk.size // 4))
                 count -= len(parts[-1][0])
+            else:
+                self.holes.append(sum(len(pages) for pages, _ in parts))
             self.word = self.end = chunk.word + chunk.size // 4
         if not parts:
             return self._pages(0, 0)
@@ -125,26 +132,28 @@ class CpuStream:
 def open_streams(header: Header, source: Mapped) -> tuple[Space, list[CpuStream]]:
     """Return the address space of all pages of `source`, and a stream for every CPU of every buffer with data."""
     places = [
-        (buffer, cpu, packed)
+        (cpu, buffer, _place(header, source, buffer, cpu))
         for buffer in header.buffers
         for cpu in buffer.cpus
-        if cpu.size and (packed := _place(header, source, buffer, cpu)) is not None
+        if cpu.size
     ]
-    if not any(isinstance(packed, list) for *_, packed in places):
+    if not any(place.chunks for *_, place in places):
         space = Space.of(source.data)
     else:
-        total = sum(sum(c.size for c in p) if isinstance(p, list) else p for *_, p in places)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        total = sum(place.size for *_, place in places)
         space = Space.of(mmap.mmap(-1, max(total, mmap.PAGESIZE), flags=flags))
     streams = []
     word = 0
-    for buffer, cpu, packed in places:
+    for cpu, buffer, place in places:
+        packed = place.size
         stream = CpuStream(cpu.cpu, buffer.page_size // 4, space, source, header.damage, header.compression)
-        if isinstance(packed, list):
-            for chunk in packed:
+        stream.cut = place.cut
+        if place.chunks:
+            for chunk in place.chunks:
                 stream.chunks.append(Chunk(chunk.offset, chunk.packed, chunk.size, word))
                 word += chunk.size // 4
-            stream.done = stream.chunks[0].word if stream.chunks else 0
+            stream.done = stream.chunks[0].word
         elif space.area is source.data:
             stream.word = stream.done = cpu.offset // 4
             stream.end = stream.word + packed // 4
@@ -159,31 +168,42 @@ def open_streams(header: Header, source: Mapped) -> tuple[Space, list[CpuStream]
     return space, streams
 
 
-def _place(header: Header, source: Mapped, buffer: Buffer, cpu: CpuData) -> list[Chunk] | int | None:
-    """Return the chunks of a CPU's compressed data, or the bytes of its plain data that the file has."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the file has of a CPU's pages: their bytes, unpacked, the runs they are packed in, whether some miss."""
+
+    size: int
+    chunks: list[Chunk]
+    cut: bool
+
+
+def _place(header: Header, source: Mapped, buffer: Buffer, cpu: CpuData) -> Place:
+    """Look where a CPU's pages are, as far as the file has them."""
     where = f"buffer {buffer.name!r}, CPU {cpu.cpu}" if buffer.name else f"CPU {cpu.cpu}"
+    cut = False
 
     def broken(message: str, offset: int | None = None) -> None:
+        nonlocal cut
+        cut = True
         header.damage.append(Damage(cpu.offset if offset is None else offset, f"{where}: {message}"))
 
+    size, chunks = 0, []
     if not MIN_PAGE <= buffer.page_size <= MAX_PAGE or buffer.page_size % 4:
         broken(f"a page size of {buffer.page_size} bytes")
-        return None
-    if cpu.offset >= source.size:
+    elif cpu.offset >= source.size:
         broken(f"all {cpu.size} bytes of its data lie past the end of the file ({source.size} bytes)")
-        return None
-    if buffer.compressed:
-        return _chunks(source, buffer, cpu, broken)
-    if cpu.offset % 4:
+    elif buffer.compressed:
+        chunks = _chunks(source, buffer, cpu, broken)
+        size = sum(chunk.size for chunk in chunks)
+    elif cpu.offset % 4:
         broken("its data is not aligned")
-        return None
-    size = min(cpu.size, source.size - cpu.offset)
-    if size < cpu.size:
-        broken(
-            f"{cpu.size - size} of {cpu.size} bytes of its data lie past the end of the file",
-            cpu.offset + size,
-        )
-    return size // 4 * 4
+    else:
+        size = min(cpu.size, source.size - cpu.offset)
+        if size < cpu.size:
+            missing = f"{cpu.size - size} of {cpu.size} bytes of its data"
+            broken(f"{missing} lie past the end of the file", cpu.offset + size)
+        size = size // 4 * 4
+    return Place(size, chunks, cut)
 
 
 def _chunks(source: Mapped, buffer: Buffer, cpu: CpuData, report: Callable[[str, int], None]) -> list[Chunk]:

@@ -68,6 +68,8 @@ class Pending:
     at: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     length: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     last_ts: int | None = None
+    #: Pages between the last ones and the next could not be read.
+    hole: bool = False
 
     def add(
         self, ts: npt.NDArray[np.uint64], at: npt.NDArray[np.int64], length: npt.NDArray[np.int32]
@@ -121,9 +123,12 @@ class TraceDat:
         self.kernel = uname[2] if len(uname) > 2 else None
         self.facts = header.facts
         self.threads = Threads(comms={0: "<idle>", **header.comms}, guests=header.guests)
+        #: Where ASCII trace text takes the place of binary buffers ("latency" recordings of version 6).
+        self.text_offset = header.text_offset
         self.damage = header.damage
         self.not_understood = NotUnderstood()
         self._known_damage = len(self.damage)
+        self._packed = False
 
     @property
     def formats(self) -> list[str]:
@@ -139,16 +144,25 @@ class TraceDat:
         del self.damage[self._known_damage :]
         self.not_understood = NotUnderstood()
         space, streams = open_streams(self._header, self._mapped)
+        self._packed = space.area is not self._mapped.data
         tables = EventTables(self._header.events, self.not_understood, self._short_record)
         comms = Comms(self.threads.comms)
         pending = [Pending(s) for s in streams]
+        lost: list[Lost] = []
         if not pending:
             return
+        if self._header.incomplete:
+            # Nobody knows which CPUs are missing altogether.
+            lost.append(Lost(None, None, None, None))
         share = max(WINDOW_BYTES // len(pending), 1 << 16)
-        lost: list[Lost] = []
         starved: set[int] = set()
         while True:
             self._fill(space.words, pending, share, starved, lost)
+            for p in pending:
+                if not p.stream.more and (p.stream.cut or p.hole):
+                    p.stream.cut = p.hole = False
+                    until = None if p.last_ts is None else self._ns_one(p.last_ts)
+                    lost.append(Lost(p.stream.cpu, until, None, None))
             open_ends = [p for p in pending if p.stream.more]
             counts = self._cut(pending, open_ends)
             starved = {id(p) for p in open_ends if not len(p.ts)}
@@ -157,7 +171,7 @@ class TraceDat:
                     # Everything decoded bears one stamp: more is needed to see past it.
                     starved = {id(p) for p in open_ends}
                 continue
-            if sum(counts):
+            if sum(counts) or (lost and not open_ends):
                 yield self._window(space.words, tables, comms, pending, counts, lost)
                 lost = []
             for p in pending:
@@ -185,24 +199,29 @@ class TraceDat:
         if not len(pages):
             return
         done = decode_pages(words, pages, sizes, self._header.page)
-        for word in done.faults[:100]:
+        for _, word in done.faults:
             self._fault(4 * word, "a ring-buffer page breaks off here")
-        if len(done.faults) > 100:
-            self._fault(0, f"{len(done.faults) - 100} more ring-buffer pages break off")
+        broken = np.array(sorted({page for page, _ in done.faults}), np.int64)
         page = event = 0
         for p, (own, _) in zip(low, parts, strict=True):
             counts = done.count[page : page + len(own)]
             ends = event + np.cumsum(counts)
+            # What follows a page that breaks off, or pages that could not be unpacked, follows a loss.
+            inside = broken[(broken >= page) & (broken < page + len(own))] - page
+            after = sorted({*(inside + 1).tolist(), *p.stream.holes, *([0] if p.hole else [])})
+            p.hole = bool(after) and after[-1] >= len(own)
+            after = [row for row in after if row < len(own) and not done.lost[page + row]]
+            done.lost[[page + row for row in after]] = LOST_UNKNOWN
             for row in np.flatnonzero(done.lost[page : page + len(own)]).tolist():
                 first = int(ends[row] - counts[row])
                 before = int(done.ts[first - 1]) if first > event else p.last_ts
                 number = int(done.lost[page + row])
-                after = int(done.page_ts[page + row])
+                until = int(done.page_ts[page + row])
                 lost.append(
                     Lost(
                         p.stream.cpu,
                         None if before is None else self._ns_one(before),
-                        self._ns_one(after if before is None else max(after, before)),
+                        self._ns_one(until if before is None else max(until, before)),
                         None if number == LOST_UNKNOWN else number,
                     )
                 )
@@ -243,7 +262,7 @@ class TraceDat:
             raw if self.clock.raw else None,
         )
         window = tables.window(merged, comms.column)
-        window.lost = lost
+        window.lost += lost
         return window
 
     def _ns(self, raw: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
@@ -268,6 +287,8 @@ class TraceDat:
         return int(self._ns(np.array([raw], np.uint64))[0])
 
     def _fault(self, offset: int, message: str) -> None:
+        if self._packed:
+            message += " (offset within the unpacked pages)"
         self.damage.append(Damage(offset, message))
 
     def _short_record(self, word: int) -> None:

@@ -48,7 +48,7 @@ class Decoded:
 
     `ts` raw stamps, `at` word index of each payload (common_type), `length` payload bytes; `count` events per
     page; `page_ts` stamp of each page; `lost` per page: 0, a number, or LOST_UNKNOWN, of events lost before it;
-    `faults` word indices where a page could not be followed further.
+    `faults` (page, word index) where a page could not be followed further.
     """
 
     ts: Stamps
@@ -57,7 +57,7 @@ class Decoded:
     count: Index
     page_ts: Stamps
     lost: Index
-    faults: list[int]
+    faults: list[tuple[int, int]]
 
 
 def decode_pages(words: Words, pages: Index, page_words: Index, layout: PageLayout) -> Decoded:
@@ -70,7 +70,8 @@ def decode_pages(words: Words, pages: Index, page_words: Index, layout: PageLayo
     first = pages + head
     used = ((commit & LENGTH_MASK) // np.uint32(4)).astype(np.int64)
     end = np.minimum(first + used, stop)
-    faults = (first + used)[first + used > stop].tolist()
+    cut = np.flatnonzero(first + used > stop)
+    faults = list(zip(cut.tolist(), stop[cut].tolist(), strict=True))
 
     act = np.flatnonzero(end > first)
     pos, last, clock = first[act], end[act], page_ts[act]
@@ -91,7 +92,7 @@ def decode_pages(words: Words, pages: Index, page_words: Index, layout: PageLayo
         following = pos + step
         over = following > last
         if over.any():
-            faults += pos[over].tolist()
+            faults += zip(act[over].tolist(), pos[over].tolist(), strict=True)
             data = ~over if data is None else data & ~over
             following[over] = last[over]
         if data is None:

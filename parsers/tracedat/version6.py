@@ -82,6 +82,7 @@ def read_header(header: Header, cursor: Cursor) -> None:
             raise cursor.fail(f"unknown section tag {tag!r}", cursor.at - 10)
         header.buffers.append(_table(header, cursor, "", table_cpus))
     except InputError as error:
+        header.incomplete = True
         header.damage.append(Damage(error.offset or cursor.at, error.reason))
     for offset, name in instances:
         inner = Cursor(cursor.data, cursor.path, offset)
@@ -90,6 +91,7 @@ def read_header(header: Header, cursor: Cursor) -> None:
                 raise inner.fail(f"no table of instance {name!r} here", offset)
             header.buffers.append(_table(header, inner, name, table_cpus))
         except InputError as error:
+            header.incomplete = True
             header.damage.append(Damage(error.offset or offset, error.reason))
 
 

@@ -22,6 +22,7 @@ from hvtrace.parsers.tracedat.layout import (
     add_format,
     parse_cmdlines,
 )
+from hvtrace.parsers.tracedat.recover import find_pages
 from hvtrace.parsers.tracedat.version6 import read_header_info
 
 __all__ = ["decompress", "read_header"]
@@ -57,6 +58,16 @@ def decompress(method: str, data: bytes, size: int) -> bytes:
     return out
 
 
+SECTION_NAMES = {
+    0: "its options",
+    3: "a buffer",
+    16: "the header page",
+    17: "the ftrace formats",
+    18: "the event formats",
+    21: "the command lines",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     id: int
@@ -67,11 +78,12 @@ class Section:
 
 def _section(cursor: Cursor, offset: int, expected: int) -> Section:
     head = Cursor(cursor.data, cursor.path, offset)
+    name = SECTION_NAMES.get(expected, f"section {expected}")
     if offset >= head.end:
-        raise head.fail(f"section {expected} lies past the end of the file")
-    number, flags, _description, size = head.numbers("HHIQ", "a section header")
+        raise head.fail(f"the file ends before {name}")
+    number, flags, _description, size = head.numbers("HHIQ", f"the header of {name}")
     if number != expected:
-        raise head.fail(f"section {number} where section {expected} was announced", offset)
+        raise head.fail(f"section {number} where {name} was announced", offset)
     return Section(number, flags, head.at, size)
 
 
@@ -126,17 +138,23 @@ def read_header(header: Header, cursor: Cursor) -> None:
         raise cursor.fail(f"compression {header.compression!r} is not supported (zstd, zlib and none are)")
     following = cursor.u64("the offset of the options")
     seen: set[int] = set()
+    end = 0
     if not following:
         raise cursor.fail("the recording was never finished: it has no options section")
     while following and following not in seen and len(seen) < MAX_OPTIONS:
         seen.add(following)
         try:
-            following = _options(header, cursor, _payload(header, cursor, _section(cursor, following, 0)))
+            section = _section(cursor, following, 0)
+            following = _options(header, cursor, _payload(header, cursor, section))
+            end = section.at + section.size
         except InputError as error:
             if not header.events:
                 raise
+            header.incomplete = True
             header.damage.append(Damage(error.offset or 0, error.reason))
             break
+    if not header.buffers and end:
+        find_pages(header, cursor, end)
 
 
 def _options(header: Header, cursor: Cursor, inner: Cursor) -> int:
@@ -168,6 +186,7 @@ def _attempt(header: Header, work: Callable[..., None], *args: Any) -> None:
     try:
         work(header, *args)
     except InputError as error:
+        header.incomplete = True
         header.damage.append(Damage(error.offset or 0, error.reason))
 
 
