@@ -116,7 +116,7 @@ class Engine:
 
     def run(self, window: Iterable[Event]) -> None:
         """Replay events in the order of `seq`."""
-        handlers, vcpus = self._handlers, self.vcpus
+        handlers, vcpus, repeats = self._handlers, self.vcpus, self.bench.repeats
         for event in window:
             if event[1] >= self._next:
                 self._cross(event[1])
@@ -131,6 +131,8 @@ class Engine:
             if handler is not None:
                 if name == "kvm_entry" or name == "kvm_exit":
                     handler(event, vcpu, _NO_CELL)
+                elif repeats and vcpu.history and vcpu.history[-1][1:] == event[1:]:
+                    continue
                 else:
                     vcpu.history.append(event)
                     handler(event, vcpu, [False])

@@ -60,7 +60,7 @@ class Bench:
 
     `traced` holds the tracepoints known to have been recorded. `ignore_msrs` is the module parameter (None:
     not
-    known).
+    known). `repeats` is true where the recorder may hold one event twice.
     """
 
     judge: Judge
@@ -68,6 +68,7 @@ class Bench:
     traced: frozenset[str]
     offer: Offer | None = None
     ignore_msrs: bool | None = None
+    repeats: bool = False
 
 
 @dataclass(slots=True)
