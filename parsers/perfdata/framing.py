@@ -1,9 +1,9 @@
-"""Finds the records in memory: a linked list, followed in thousands of places at once.
+"""Finds the records in memory: a linked list, put together from all words that look like a sample's header.
 
-Memory is cut into blocks of equal size. In each block a likely start of a record is guessed (a chain of plausible
-headers), all blocks are followed in lock step, and the guess holds if the block before it ends exactly there. Blocks
-whose guess fails, that hold damage, or that hold a record with data outside it are followed one record after the
-other. The result is that of following the whole list from its start.
+Nearly every word that looks like one is one, and most records are samples. Where each ends exactly at the next, from a
+known start on, they are the list; that is checked for whole columns. Where it breaks (a likeness in a record's data,
+a record of another kind, damage) the list is followed record by record until it meets the columns again. So the
+result is that of following the whole list from its start.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.layout import COMPRESSED, COMPRESSED2, RECORDS, SAMPLE
 
-__all__ = ["BLOCK", "LANES", "Attempt", "CompressedError", "Framer", "Frames"]
+__all__ = ["BATCH", "Attempt", "CompressedError", "Framer", "Frames"]
 
 Longs = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.int64]
 
-#: u64 in a block (8 KiB), and blocks that are best followed at a time: what they touch stays in the cache.
-BLOCK = 1024
-LANES = 1024
-#: u64 in which a block's first record is looked for at first; the largest record there is.
-NEAR, FAR = 32, 8192
-#: Steps between two looks at which blocks are done.
-STRIDE = 8
-#: Headers of a chain that must be plausible.
+#: u64 looked at in one go (8 MiB), and at a time within (1 MiB: they stay in the cache).
+BATCH = 1 << 20
+PIECE = 1 << 17
+#: u64 of the largest record there is.
+FAR = 8192
+#: Headers of a chain that must look right where records go on after damage.
 CHAIN = 5
-#: Breaks in the list after which the rest is given up.
+#: Breaks in a batch, beside one for 16 samples, from which on headers of other records are looked for too.
+MANY = 64
+#: Breaks of the list by damage after which the rest is given up.
 MAX_BREAKS = 1000
 
 LOW = np.uint64(0xFFFFFFFF)
-#: The type of a header word, and the bits of the size that are 0.
-SAMPLE_BITS = np.uint64(7 << 48 | 0xFFFFFFFF)
-SIZE_LOW = np.uint64(7 << 48)
-#: A header word shifted by this is the size in u64.
+#: A header word shifted by this is the size in u64; the bits of the size that are 0.
 SIZE = np.uint64(51)
+LEAST = np.uint64(1 << 51)
+#: The type and those bits.
+KIND = np.uint64(7 << 48 | 0xFFFFFFFF)
+
 _TRAILING = {r.number: r.trailing for r in RECORDS if r.trailing}
 _PACKED = (COMPRESSED, COMPRESSED2)
 
-#: By type (the last stands for all larger ones): whether a record's place in the list does not tell the next one.
-_ODD = np.zeros(129, np.bool_)
-_ODD[[*_TRAILING, *_PACKED]] = True
-#: By type: whether the kernel writes such records.
-_LIKELY = np.zeros(129, np.bool_)
-_LIKELY[[r.number for r in RECORDS if r.number < 64 or r.name == "FINISHED_ROUND"]] = True
+#: Types of records the kernel writes. Tracepoint records are 12, 20, 28, ... bytes long: the word that begins with
+#: this length looks like a header of type 12 or 20, which are rare.
+_LIKELY = tuple(r.number for r in RECORDS if (r.number < 64 and r.number not in (12, 20)) or r.number == 68)
+_IS_LIKELY = np.zeros(max(_LIKELY) + 1, np.bool_)
+_IS_LIKELY[list(_LIKELY)] = True
+MOST = np.uint64(max(_LIKELY))
 
 
 class CompressedError(Exception):
@@ -79,25 +80,23 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Records of some blocks as guessed: per block where it begins and ends and whether it is clean; of records
-    the places, the header words, and which are no samples.
-    """
+    """Words from u64 `first` to `limit` that look like headers: places and the words; records end at `stop`."""
 
-    block: int
+    first: int
+    limit: int
     stop: int
-    bounds: Index
-    limits: Index
-    starts: Index
-    ends: Index
-    clean: npt.NDArray[np.bool_]
     at: Index
     head: Longs
-    others: Index
+
+    @property
+    def places(self) -> tuple[Index, Longs]:
+        """Places and words."""
+        return self.at, self.head
 
 
 @dataclass(slots=True)
 class Framer:
-    """Follows the records of `longs`. `broken(at, until)` is told of u64 from `at` to `until` that are no records."""
+    """Finds records in `longs`. `broken(at, until)` is told of u64 from `at` to `until` that are no records."""
 
     longs: Longs
     broken: Callable[[int, int], None]
@@ -108,155 +107,113 @@ class Framer:
         kinds: Longs = np.minimum(self.longs.take(at) & LOW, np.uint64(128))
         return kinds.view(np.int64)
 
-    def attempt(self, block: int, count: int, stop: int) -> Attempt:
-        """Guess and follow the records that begin in `count` blocks from number `block` on and end at `stop`."""
-        bounds = (block + np.arange(count, dtype=np.int64)) * BLOCK
-        limits = np.minimum(bounds + BLOCK, stop)
-        starts = self._guess(bounds, limits, stop)
-        at, ends = self._step(starts, limits)
+    def attempt(self, first: int, limit: int, stop: int) -> Attempt:
+        """Look for headers of samples among u64 from `first` to `limit`; the stretch ends at `stop`."""
+        parts = []
+        for piece in range(first, limit, PIECE):
+            words = self.longs[piece : min(piece + PIECE, limit)]
+            parts.append(np.flatnonzero(words & KIND == np.uint64(SAMPLE)) + piece)
+        return self._attempt(parts, first, limit, stop)
+
+    def _wider(self, attempt: Attempt) -> Attempt:
+        """Look for headers of all records that the kernel writes."""
+        parts = []
+        for piece in range(attempt.first, attempt.limit, PIECE):
+            words = self.longs[piece : min(piece + PIECE, attempt.limit)]
+            at = np.flatnonzero((words & KIND <= MOST) & (words >= LEAST))
+            parts.append(at[_IS_LIKELY.take((words[at] & LOW).view(np.int64))] + piece)
+        return self._attempt(parts, attempt.first, attempt.limit, attempt.stop)
+
+    def _attempt(self, parts: list[Index], first: int, limit: int, stop: int) -> Attempt:
+        at = np.concatenate(parts) if parts else np.empty(0, np.int64)
         head = self.longs.take(at)
-        others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
-        clean = self._clean(at, head, others, bounds, stop)
-        return Attempt(block, stop, bounds, limits, starts, ends, clean, at, head, others)
+        good = head >= LEAST
+        # The last may not be whole.
+        near = int(np.searchsorted(at, stop - FAR))
+        good[near:] &= at[near:] + (head[near:] >> SIZE).view(np.int64) <= stop
+        if not good.all():
+            at, head = at[good], head[good]
+        return Attempt(first, limit, stop, at, head)
 
     def settle(self, attempt: Attempt, start: int) -> tuple[Frames, Index, int]:
-        """Make an attempt right: the first record begins at `start`.
+        """Return the records that begin in the attempt's words, the first of them at `start`.
 
-        Returns the records, which of them are no samples, and where the next one begins.
+        With them: which are no samples, and where the next one begins.
         """
-        at, head, others, stop = attempt.at, attempt.head, attempt.others, attempt.stop
-        edges = [*np.searchsorted(at, attempt.bounds).tolist(), len(at)]
-        parts: list[Index] = []
-        first = 0
-        place = start
-        columns = (attempt.starts, attempt.ends, attempt.limits, attempt.clean)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for n, (guess, end, limit, good) in enumerate(rows):
-            if good and guess == place and place < limit:
-                place = end
-                continue
-            # All before this block stands; this one is followed anew, unless no record begins in it.
-            parts.append(at[edges[first] : edges[n]])
-            first = n + 1
-            if place < limit:
-                own, place = self._follow(place, limit, stop)
-                parts.append(own)
-        if parts:
-            at = np.concatenate([*parts, at[edges[first] :]])
+        at, head = _linked(*attempt.places, start)
+        ends = at + (head >> SIZE).view(np.int64)
+        breaks = np.flatnonzero(at[1:] != ends[:-1])
+        if len(breaks) > MANY + len(at) // 16 or (not len(at) and attempt.limit - start > FAR):
+            at, head = _linked(*self._wider(attempt).places, start)
+            ends = at + (head >> SIZE).view(np.int64)
+            breaks = np.flatnonzero(at[1:] != ends[:-1])
+        if len(at) and not len(breaks) and int(at[0]) == start and int(ends[-1]) >= attempt.limit:
+            place = int(ends[-1])
+        else:
+            at, place = self._follow(at, ends, breaks, start, attempt)
             head = self.longs.take(at)
-            others = np.flatnonzero((head & SAMPLE_BITS) != np.uint64(SAMPLE))
+        others = np.flatnonzero(head & LOW != np.uint64(SAMPLE))
         return Frames(at, head >> SIZE), others, place
 
-    def _step(self, starts: Index, limits: Index) -> tuple[Index, Index]:
-        """Follow the list from each start to its limit, all in lock step; places in file order, and the ends.
+    def _follow(
+        self, at: Index, ends: Index, breaks: Index, place: int, attempt: Attempt
+    ) -> tuple[Index, int]:
+        """Follow the list from `place` to the limit: by runs of places that link, else record by record."""
+        lasts = np.append(breaks, len(at) - 1)
+        parts: list[Index] = []
+        single: list[int] = []
+        while place < attempt.limit:
+            row = int(np.searchsorted(at, place))
+            if row < len(at) and int(at[row]) == place:
+                last = int(lasts[np.searchsorted(lasts, row)])
+                parts += [np.array(single, np.int64), at[row : last + 1]]
+                single = []
+                place = int(ends[last])
+            else:
+                place = self._one(place, attempt.stop, single)
+        parts.append(np.array(single, np.int64))
+        return np.concatenate(parts), place
 
-        A lane that has passed its limit goes on with the others, to no effect, until few are left.
-        """
-        ends = starts.copy()
-        lanes = np.flatnonzero((starts >= 0) & (starts < limits))
-        at, limit = starts[lanes], limits[lanes]
-        counts = np.zeros(len(starts), np.int64)
-        parts: list[tuple[Index, Index, Index]] = []
-        # A block has at most so many records: a lane that does not move (a size of 0) ends there.
-        left = BLOCK
-        while lanes.size and left > 0:
-            steps = [at]
-            head = np.empty(len(at), np.uint64)
-            while True:
-                for _ in range(STRIDE):
-                    self.longs.take(at, out=head, mode="clip")
-                    np.right_shift(head, SIZE, out=head)
-                    at = at + head.view(np.int64)
-                    steps.append(at)
-                left -= STRIDE
-                live = at < limit
-                if left <= 0 or 4 * np.count_nonzero(live) < len(live):
-                    break
-            matrix = np.array(steps[:-1]).T
-            inside = matrix < limit[:, None]
-            own = inside.sum(axis=1)
-            matrix = matrix[inside]
-            # The first place past the limit, or where the lane stands.
-            parts.append((lanes, own, matrix))
-            counts[lanes] += own
-            stood = np.array(steps).T[np.arange(len(lanes)), own]
-            ends[lanes] = stood
-            rest = np.flatnonzero(live)
-            lanes, at, limit = lanes[rest], at[rest], limit[rest]
-        if len(parts) == 1:
-            return parts[0][2], ends
-        out = np.empty(int(counts.sum()), np.int64)
-        base = np.cumsum(counts) - counts
-        for lanes, own, places in parts:
-            first = np.cumsum(own) - own
-            out[np.repeat(base[lanes] - first, own) + np.arange(len(places))] = places
-            base[lanes] += own
-        return out, ends
+    def _one(self, at: int, stop: int, places: list[int]) -> int:
+        """Take the record at `at`, if there is one, and return where the next one begins."""
+        head = int(self.longs[at])
+        size, kind = head >> 48, head & 0xFFFFFFFF
+        if kind in _PACKED:
+            raise CompressedError
+        after = at + (size >> 3)
+        if kind in _TRAILING and at + 1 < stop:
+            # What follows the record ends at a multiple of 8.
+            mask = (1 << 8 * _TRAILING[kind]) - 1
+            after = at + (size + (int(self.longs[at + 1]) & mask)) // 8
+        elif size & 7:
+            size = 0
+        if size < 8 or after > stop:
+            until = self._resume(at + 1, stop)
+            self.broken(at, until)
+            return until
+        places.append(at)
+        return after
 
-    def _clean(
-        self, at: Index, head: Longs, others: Index, bounds: Index, stop: int
-    ) -> npt.NDArray[np.bool_]:
-        """Which blocks hold nothing but whole records that tell where the next one is."""
-        bad = [at[:0]]
-        if len(at) and int(head.min()) < 1 << 51:
-            bad.append(at[head < np.uint64(1 << 51)])
-        kind = np.minimum(head[others] & LOW, np.uint64(128)).view(np.int64)
-        bad.append(at[others[_ODD.take(kind) | (head[others] & SIZE_LOW != 0)]])
-        near = int(np.searchsorted(at, stop - FAR))
-        bad.append(at[near:][at[near:] + (head[near:] >> SIZE).view(np.int64) > stop])
-        clean = np.ones(len(bounds), np.bool_)
-        clean[np.searchsorted(bounds, np.concatenate(bad), "right") - 1] = False
-        return clean
-
-    def _guess(self, bounds: Index, limits: Index, stop: int) -> Index:
-        """A likely first record at or after each bound, -1 where none is near."""
-        starts = np.full(len(bounds), -1, np.int64)
-        # Mostly the first that looks like a sample is one.
-        places = bounds[:, None] + np.arange(NEAR)
-        found = self._samples(places)
-        first = bounds + found.argmax(axis=1)
-        rows = np.flatnonzero(found.any(axis=1) & (first < limits))
-        rows = rows[self._chained(first[rows], stop)]
-        starts[rows] = first[rows]
-        self._search(starts, bounds, limits, stop, 4 * NEAR, self._samples)
-        # A few without a guess are better followed than searched on.
-        if np.count_nonzero(starts < 0) > len(bounds) // 8:
-            self._search(starts, bounds, limits, stop, BLOCK, lambda places: self._likely(places, stop))
-        return starts
-
-    def _search(
-        self,
-        starts: Index,
-        bounds: Index,
-        limits: Index,
-        stop: int,
-        reach: int,
-        look: Callable[[Index], npt.NDArray[np.bool_]],
-    ) -> None:
-        """Look at every place within reach of the bounds that have no start yet."""
-        todo = np.flatnonzero(starts < 0)
-        for part in np.split(todo, range(256, len(todo), 256)):
-            places = bounds[part, None] + np.arange(reach)
-            row, column = np.nonzero(look(places) & (places < limits[part, None]))
-            chained = self._chained(places[row, column], stop)
-            row, column = row[chained], column[chained]
-            row, first = np.unique(row, return_index=True)
-            starts[part[row]] = places[row, column[first]]
-
-    def _samples(self, places: Index) -> npt.NDArray[np.bool_]:
-        """Which places look like the header of a sample."""
-        like: npt.NDArray[np.bool_] = self.longs.take(places, mode="clip") & SAMPLE_BITS == np.uint64(SAMPLE)
-        return like
+    def _resume(self, at: int, stop: int) -> int:
+        """Where records go on after damage before `at`; `stop` where nowhere."""
+        self._breaks += 1
+        if self._breaks > MAX_BREAKS:
+            return stop
+        while at < stop:
+            places = np.arange(at, min(at + FAR, stop))
+            likely = places[self._likely(places, stop)]
+            chained = np.flatnonzero(self._chained(likely, stop))
+            if len(chained):
+                return int(likely[chained[0]])
+            at += FAR
+        return stop
 
     def _likely(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
         """Which places look like the header of a record the kernel wrote."""
         head = self.longs.take(places, mode="clip")
-        size = head >> np.uint64(48)
-        good: npt.NDArray[np.bool_] = (size >= np.uint64(8)) & (size & np.uint64(7) == 0)
-        good &= head & LOW < np.uint64(len(_LIKELY))
-        where = np.nonzero(good)
-        good[where] = _LIKELY.take((head[where] & LOW).view(np.int64))
-        good[where] &= places[where] + (size[where] >> np.uint64(3)).view(np.int64) <= stop
+        good: npt.NDArray[np.bool_] = (head & KIND <= MOST) & (head >= LEAST)
+        good &= _IS_LIKELY.take((head & LOW).view(np.int64), mode="clip")
+        good &= places + (head >> SIZE).view(np.int64) <= stop
         return good
 
     def _chained(self, places: Index, stop: int) -> npt.NDArray[np.bool_]:
@@ -270,41 +227,27 @@ class Framer:
             at = np.where(ended | ~good, at, at + step)
         return good
 
-    def _follow(self, at: int, limit: int, stop: int) -> tuple[Index, int]:
-        """Follow the list record by record until `limit`; skips data outside records and what is no record."""
-        places: list[int] = []
-        longs = self.longs
-        while at < limit:
-            head = int(longs[at])
-            size, kind = head >> 48, head & 0xFFFFFFFF
-            if kind in _PACKED:
-                raise CompressedError
-            after = at + (size >> 3)
-            if kind in _TRAILING and at + 1 < stop:
-                mask = (1 << 8 * _TRAILING[kind]) - 1
-                # A size of 12 bytes and what follows end at a multiple of 8 only where the recorder made it so.
-                after = at + (size + (int(longs[at + 1]) & mask)) // 8
-            elif size & 7:
-                size = 0
-            if size < 8 or after > stop:
-                until = self._resume(at + 1, stop)
-                self.broken(at, until)
-                at = until
-                continue
-            places.append(at)
-            at = after
-        return np.array(places, np.int64), at
 
-    def _resume(self, at: int, stop: int) -> int:
-        """Where records go on after damage at `at`; `stop` where nowhere."""
-        self._breaks += 1
-        if self._breaks > MAX_BREAKS:
-            return stop
-        while at < stop:
-            places = np.arange(at, min(at + FAR, stop))
-            likely = places[self._likely(places, stop)]
-            chained = np.flatnonzero(self._chained(likely, stop))
-            if len(chained):
-                return int(likely[chained[0]])
-            at += FAR
-        return stop
+def _linked(at: Index, head: Longs, start: int) -> tuple[Index, Longs]:
+    """Leave out likenesses before `start` and in the data of records whose end is another's begin."""
+    first = int(np.searchsorted(at, start))
+    at, head = at[first:], head[first:]
+    if len(at) < 2:
+        return at, head
+    ends = at + (head >> SIZE).view(np.int64)
+    links = at[1:] == ends[:-1]
+    # Breaks after a record that is itself linked, or the first.
+    breaks = np.flatnonzero(~links & np.append(True, links[:-1]))
+    if not len(breaks):
+        return at, head
+    after = np.searchsorted(at, ends[breaks])
+    met = after < len(at)
+    breaks, after = breaks[met], after[met]
+    met = at[after] == ends[breaks]
+    breaks, after = breaks[met], after[met]
+    # Rows between are no records, unless what was taken for linked is not.
+    between = np.zeros(len(at) + 1, np.int64)
+    np.add.at(between, breaks + 1, 1)
+    np.add.at(between, after, -1)
+    keep = np.cumsum(between[:-1]) == 0
+    return at[keep], head[keep]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hvtrace.parsers.perfdata.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Stretch
-from hvtrace.parsers.perfdata.framing import BLOCK, LANES, Attempt, Framer, Frames
+from hvtrace.parsers.perfdata.framing import BATCH, Attempt, Framer, Frames
 from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes
 from hvtrace.parsers.perfdata.layout import ID_INDEX, RECORDS, RecordType
 from hvtrace.parsers.perfdata.samples import Events, Samples
@@ -27,8 +27,8 @@ __all__ = ["Index", "Spans", "make_index"]
 Numbers = npt.NDArray[np.int64]
 Report = Callable[[int], None]
 
-#: Blocks in a span (64 KiB).
-SPAN = 8
+#: u64 in a span (64 KiB).
+SPAN = 1 << 13
 #: Host CPUs.
 MAX_CPUS = 1 << 16
 LOW = np.uint64(0xFFFFFFFF)
@@ -40,7 +40,7 @@ _BY_NUMBER = {r.number: r for r in RECORDS}
 
 @dataclass(slots=True)
 class Spans:
-    """Spans of SPAN blocks that have samples, in file order; places in u64 of the area.
+    """Spans of SPAN u64 that have samples, in file order; places in u64 of the area.
 
     `number` of each, where its `first` record begins and its last one ends, the `stop` of its stretch, the
     `least` stamp of its samples; `place` and `count` of the sizes of its records, where they are kept (else -1).
@@ -89,12 +89,12 @@ class Index:
     def _again(self, rows: Numbers) -> Frames:
         """Samples of spans that follow one another, found as they were at first; damage is not told again."""
         framer = Framer(self.area.longs, lambda at, until: None)
-        last = (int(self.spans.number[rows[-1]]) + 1) * SPAN
         stop = int(self.spans.stop[rows[0]])
+        last = min((int(self.spans.number[rows[-1]]) + 1) * SPAN, stop)
         place = int(self.spans.first[rows[0]])
         parts = []
-        for block in range(int(self.spans.number[rows[0]]) * SPAN, last, LANES):
-            attempt = framer.attempt(block, min(LANES, last - block), stop)
+        for first in range(int(self.spans.number[rows[0]]) * SPAN, last, BATCH):
+            attempt = framer.attempt(first, min(first + BATCH, last), stop)
             frames, others, place = framer.settle(attempt, place)
             parts.append(frames.without(others))
         return Frames(np.concatenate([x.at for x in parts]), np.concatenate([x.size for x in parts]))
@@ -134,22 +134,19 @@ class _Builder:
         self._stretch, self._cut = stretch, False
         place = stretch.start
         for attempt in ahead(self._attempts(stretch)):
-            count = len(attempt.bounds)
             frames, others, place = self._framer.settle(attempt, place)
-            self._look(frames, others, np.arange(attempt.block, attempt.block + count, SPAN) // SPAN)
-            end = min((attempt.block + count) * BLOCK, stretch.stop)
-            self._area.release(max(attempt.block * BLOCK, stretch.start), end)
+            self._look(frames, others, np.arange(attempt.first, attempt.limit, SPAN) // SPAN)
+            self._area.release(max(attempt.first, stretch.start), attempt.limit)
             if progress is not None:
-                progress(done + 8 * (end - stretch.start))
+                progress(done + 8 * (attempt.limit - stretch.start))
         if stretch.tail and not self._cut:
             message = f"the records end with {stretch.tail} bytes that are no record"
             self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message))
             self.index.cut = True
 
     def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
-        last = -(-stretch.stop // BLOCK)
-        for block in range(stretch.start // (BLOCK * SPAN) * SPAN, last, LANES):
-            yield self._framer.attempt(block, min(LANES, last - block), stretch.stop)
+        for first in range(stretch.start // SPAN * SPAN, stretch.stop, BATCH):
+            yield self._framer.attempt(first, min(first + BATCH, stretch.stop), stretch.stop)
 
     def finish(self) -> Index:
         """Put the parts together."""
@@ -181,7 +178,7 @@ class _Builder:
 
     def _spans(self, frames: Frames, others: Numbers, start: Numbers, ts: Numbers, spans: Numbers) -> None:
         """Note each span that has samples: where its records are and its least stamp."""
-        bounds = [*(spans * (BLOCK * SPAN)).tolist(), self._stretch.stop]
+        bounds = [*(spans * SPAN).tolist(), self._stretch.stop]
         edges = np.searchsorted(start, bounds)
         there = np.flatnonzero(edges[1:] > edges[:-1])
         least = np.minimum.reduceat(ts, edges[there])
@@ -192,7 +189,7 @@ class _Builder:
         # Sizes tell the places only where the records are small and one follows the other.
         ends = np.append(np.cumsum(frames.size, dtype=np.int64), 0)
         gapless = ends[tail] - ends[head - 1] == end - first
-        large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // (BLOCK * SPAN)
+        large = frames.at[np.flatnonzero(frames.size > np.uint64(LARGEST))] // SPAN
         place = self.index.sizes.add(frames, others)
         keeps = (
             gapless & ~np.isin(spans[there], large) if place is not None else np.zeros(len(there), np.bool_)

@@ -26,32 +26,30 @@ LARGEST, OTHER = 0x7F, 0x80
 class KeptSizes:
     """Sizes in u64 of the records of whole batches, in file order."""
 
-    _parts: list[npt.NDArray[np.uint8]] = field(default_factory=list)
-    _joined: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    #: Memory that is only taken when it is written.
+    _sizes: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(ROOM, np.uint8))
     _count: int = 0
 
     def add(self, frames: Frames, others: Index) -> int | None:
         """Keep the sizes of all records of a batch; returns the place of the first, None where there is no room."""
-        if self._count + len(frames) > ROOM:
+        start, stop = self._count, self._count + len(frames)
+        if stop > len(self._sizes):
             return None
         sizes = np.minimum(frames.size, np.uint64(LARGEST)).astype(np.uint8)
         sizes[others] |= np.uint8(OTHER)
-        self._parts.append(sizes)
-        self._count += len(sizes)
-        return self._count - len(sizes)
+        self._sizes[start:stop] = sizes
+        self._count = stop
+        return start
 
     def samples(self, place: Index, count: Index, first: Index, end: Index) -> Frames:
         """Samples of spans, in file order: place and count of their sizes, their first record and their end."""
-        if self._parts:
-            self._joined = np.concatenate([self._joined, *self._parts])
-            self._parts = []
         # Spans that follow one another are one run.
         breaks = np.flatnonzero((place[1:] != place[:-1] + count[:-1]) | (first[1:] != end[:-1]))
         heads = np.concatenate([[0], breaks + 1])[: len(place)]
         tails = np.concatenate([breaks, [len(place) - 1]])[: len(place)]
-        at, sizes = [np.empty(0, np.int64)], [self._joined[:0]]
+        at, sizes = [np.empty(0, np.int64)], [self._sizes[:0]]
         for head, tail in zip(heads.tolist(), tails.tolist(), strict=True):
-            own = self._joined[place[head] : place[tail] + count[tail]]
+            own = self._sizes[place[head] : place[tail] + count[tail]]
             size = own & np.uint8(LARGEST)
             where = np.cumsum(size, dtype=np.int64)
             where -= size

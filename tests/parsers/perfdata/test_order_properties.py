@@ -41,13 +41,14 @@ records = st.one_of(
 
 
 @contextmanager
-def small_blocks(monkeypatch: pytest.MonkeyPatch, block: int, batch: int) -> Iterator[None]:
-    """Blocks and batches so small that a few records make many."""
+def small_spans(monkeypatch: pytest.MonkeyPatch, span: int, batch: int) -> Iterator[None]:
+    """Spans (u64) and batches (spans) so small that a few records make many."""
     with monkeypatch.context() as patch:
-        for module in (framing, index, reader):
-            patch.setattr(module, "BLOCK", block)
+        for module in (index, reader):
+            patch.setattr(module, "SPAN", span)
         for module in (framing, index):
-            patch.setattr(module, "LANES", 8 * batch)
+            patch.setattr(module, "BATCH", span * batch)
+        patch.setattr(framing, "PIECE", span)
         patch.setattr(reader, "BATCH", batch)
         yield
 
@@ -55,18 +56,18 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch, block: int, batch: int) -> Ite
 @settings(max_examples=80, deadline=None)
 @given(
     drawn=st.lists(records, max_size=60),
-    block=st.sampled_from([4, 16, 64, 2048]),
+    span=st.sampled_from([4, 16, 64, 2048]),
     batch=st.sampled_from([1, 2, 7]),
     room=st.sampled_from([0, 1 << 20]),
 )
 def test_all_samples_come_by_time_and_then_in_file_order(
     tmp_path_factory: pytest.TempPathFactory,
     drawn: list[tuple[str, object, int]],
-    block: int,
+    span: int,
     batch: int,
     room: int,
 ) -> None:
-    """Block by block and in lock step gives what reading record by record and sorting all gives."""
+    """Span by span and in columns gives what reading record by record and sorting all gives."""
     out: list[bytes] = []
     expected: list[tuple[int, int]] = []
     for rank, (kind, what, number) in enumerate(drawn):
@@ -83,7 +84,7 @@ def test_all_samples_come_by_time_and_then_in_file_order(
     path = tmp_path_factory.mktemp("order") / "perf.data"
     path.write_bytes(PerfData((ATTR,), out, HOST).pack())
 
-    with pytest.MonkeyPatch.context() as patch, small_blocks(patch, block, batch):
+    with pytest.MonkeyPatch.context() as patch, small_spans(patch, span, batch):
         patch.setattr("hvtrace.parsers.perfdata.kept.ROOM", room)
         opened = open_recording(path)
         windows = list(opened.windows())
@@ -102,10 +103,10 @@ def test_all_samples_come_by_time_and_then_in_file_order(
 @given(
     times=st.lists(st.integers(1, 1000), min_size=8, max_size=60),
     cut=st.floats(0, 1),
-    block=st.sampled_from([4, 16, 2048]),
+    span=st.sampled_from([4, 16, 2048]),
 )
 def test_a_cut_pipe_keeps_every_whole_record(
-    tmp_path_factory: pytest.TempPathFactory, times: list[int], cut: float, block: int
+    tmp_path_factory: pytest.TempPathFactory, times: list[int], cut: float, span: int
 ) -> None:
     """Whatever the place of the cut."""
     samples = [sample(rank, time, rank % 5) for rank, time in enumerate(times)]
@@ -117,7 +118,7 @@ def test_a_cut_pipe_keeps_every_whole_record(
     ends = np.cumsum([len(s) for s in samples])
     expected = [rank for rank, end in enumerate(ends.tolist()) if end <= left]
 
-    with pytest.MonkeyPatch.context() as patch, small_blocks(patch, block, 2):
+    with pytest.MonkeyPatch.context() as patch, small_spans(patch, span, 2):
         opened = open_recording(path)
         found = [r for w in opened.windows() if w.events for r in w.tables["my_event"]["rank"].to_pylist()]
     assert sorted(found) == expected
