@@ -1,8 +1,10 @@
 """Reads damaged copies of a recording under limits of memory and CPU time, in a process of its own.
 
     python tests/parsers/damage/worker.py RECORDING [--cuts 200] [--flips 1000] [--seed 1] [--case KIND:N]
+    python tests/parsers/damage/worker.py RECORDING --words
 
-Each case damages the recording in one way that its kind, its number and the seed decide. Prints one JSON
+Each case damages the recording in one way that its kind, its number and the seed decide: a cut, a flip, or with
+`--words` a large number at every place in turn. Prints one JSON
 object a case, before and after it, so that the case that killed the process is known.
 """
 
@@ -34,6 +36,8 @@ CASE_SECONDS, SLACK_SECONDS = 20, 120
 
 #: Values that a damaged length field is likely to hang on.
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF)
+#: The same for the words of `--words`, by seed.
+WORDS = (0xFFFFFFFF, 0x7FFFFFFF, 0x00FFFFFF, 0)
 #: How many bytes at most a recording's own damage report may hold.
 MAX_REPORT = 1 << 20
 
@@ -44,6 +48,9 @@ def damaged(data: bytes, kind: str, number: int, seed: int) -> bytes:
     if kind == "cut":
         return data[: chance.randrange(len(data))]
     out = bytearray(data)
+    if kind == "word":
+        out[number : number + 4] = WORDS[seed % len(WORDS)].to_bytes(4, "little")
+        return bytes(out[: len(data)])
     at = _somewhere(data, chance, in_head=number % 2 == 0)
     if number % 4 == 3:
         run = bytes([chance.choice(EXTREMES)]) * chance.choice((2, 4, 8))
@@ -134,6 +141,9 @@ def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
         kind, _, number = arguments.case.partition(":")
         yield kind, int(number)
         return
+    if arguments.words:
+        yield from (("word", at) for at in range(arguments.recording.stat().st_size))
+        return
     yield from (("cut", n) for n in range(arguments.cuts))
     yield from (("flip", n) for n in range(arguments.flips))
 
@@ -147,6 +157,7 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", help="this one only, e.g. flip:17")
+    parser.add_argument("--words", action="store_true", help="a large number at every place")
     parser.add_argument("--ingest", action="store_true", help="read it into a store")
     parser.add_argument("--failures", action="store_true", help="print only what failed")
     arguments = parser.parse_args()
