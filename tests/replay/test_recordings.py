@@ -1,0 +1,163 @@
+"""Real recordings: an unmodified KVM never diverges, a broken one is found where it shows."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from recordings import BROKEN, UNMODIFIED, get
+
+from hvtrace.pipeline import check as checking
+from hvtrace.pipeline.check import CheckResult, Options, check
+from hvtrace.pipeline.ingest import ingest
+from hvtrace.render.verdicts import as_json
+from hvtrace.replay import tape
+from hvtrace.replay.engine import Engine, Loss
+from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.profile import profile_for
+from hvtrace.replay.rules import RULES
+from hvtrace.store import Store
+
+#: The families of rules there are so far.
+FAMILIES = {"HV2", "HV4", "HV5"}
+#: How far a dump's stamp may lie from the recording's.
+NEAR_NS = 100_000
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory):
+    """Stores of recordings, each made once."""
+    folder = tmp_path_factory.mktemp("stores")
+
+    @cache
+    def store(recording: Path) -> Store:
+        path = folder / f"{recording.parent.name}-{recording.name}.hvt"
+        ingest([recording / "trace.dat"], path)
+        return Store(path)
+
+    return store
+
+
+def told(result: CheckResult) -> list[str]:
+    return [f"{found.rule} at {found.ts_ns}: {found.message}" for found in result.divergences]
+
+
+@pytest.mark.parametrize("recording", UNMODIFIED, ids=lambda path: path.name)
+def test_an_unmodified_kvm_never_diverges(recording: Path, stores) -> None:
+    """No rule diverges, and where the enlightenments are used, the rules do judge."""
+    result = check(stores(recording))
+    assert told(result) == []
+    assert result.verdict == "clean"
+    for name in ("kvm_hv_stimer_expiration", "kvm_hv_stimer_callback", "kvm_msr"):
+        total = result.totals.get(name, 0)
+        if total > 200:
+            assert result.judged[name] / total > 0.95, name
+
+
+def covered(recording: Path) -> bool:
+    """Whether a rule of one of the families that exist may report the fault."""
+    return bool(FAMILIES & set(json.loads((recording / "mutant.json").read_text())["families"]))
+
+
+@pytest.mark.parametrize("recording", [b for b in BROKEN if covered(b)], ids=lambda path: path.name)
+def test_a_broken_kvm_is_found_at_the_event_that_shows_it(recording: Path, stores) -> None:
+    """One divergence, of a rule of one of its families, at the first event that shows the fault."""
+    mutant = json.loads((recording / "mutant.json").read_text())
+    result = check(stores(recording))
+    assert len(result.divergences) == 1, told(result)
+    found = result.divergences[0]
+    example = mutant["visible_as"]["example"]
+    assert found.rule[:3] in mutant["families"]
+    assert re.search(rf"\b{found.tracepoint}:", example["line"])
+    assert abs(found.ts_ns - round(float(example["timestamp"]) * 1e9)) <= NEAR_NS
+    assert found.vcpu == example["vcpu"]
+
+
+def test_the_same_tape_gives_the_same_bytes(stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts do not depend on the run, nor on how many rows are read at a time."""
+    store = stores(get("013-periodic-drift"))
+    first = as_json(check(store))
+    assert as_json(check(store)) == first
+    monkeypatch.setattr(tape, "BATCH", 97)
+    assert as_json(check(store)) == first
+
+
+def test_verdicts_are_written_into_the_store(stores) -> None:
+    """divergences.parquet has the event, coverage.parquet the counts."""
+    store = stores(get("035-os-id-zero"))
+    result = check(store)
+    rows = pq.read_table(store.path / "divergences.parquet").to_pylist()
+    assert [(row["rule"], row["expected"], row["observed"]) for row in rows] == [
+        ("HV208", "0x104d000", "0x104d001")
+    ]
+    counts = pq.read_table(store.path / "coverage.parquet").to_pylist()
+    held = {row["rule"]: row["count"] for row in counts if row["verdict"] == "holds"}
+    assert held["HV204"] == result.coverage["HV204"].holds > 0
+
+
+def test_rules_can_be_chosen(stores) -> None:
+    """`--select` and `--ignore` by prefix; what is not asked is not judged."""
+    store = stores(get("015-count0-not-disabling"))
+    assert [found.rule for found in check(store, Options(chosen=("HV5",))).divergences] == ["HV501"]
+    assert check(stores(get("035-os-id-zero")), Options(ignored=("HV208",))).verdict == "clean"
+
+
+CHAOS = ("baseline-hvmut-stimer", "baseline-hvmut-msr", "kut-hyperv_synic")
+
+
+def loaded(store: Store) -> tuple[list[tape.Event], np.ndarray]:
+    """A store's tape, and the CPU of each event of it."""
+    tables = {name: checking._table(store, name) for name in tape.TAPE if store.has(name)}
+    events = [event for window in tape.events(tables) for event in window]
+    cpus = np.zeros(store.manifest.total, np.int64)
+    for name in tables:
+        columns = store.parquet(name).read(["seq", "cpu"])
+        cpus[columns["seq"].to_numpy()] = columns["cpu"].to_numpy()
+    return events, cpus[[event[0] for event in events]]
+
+
+def judged(store: Store, events: list[tape.Event], losses: list[Loss]) -> Judge:
+    traced = checking._traced(store)
+    judge = Judge(RULES, traced)
+    offer = checking._offer(Options(), store.manifest.host)
+    engine = Engine(Bench(judge, profile_for(store.manifest.kernel), traced, offer, False), losses)
+    engine.run(events)
+    engine.finish()
+    return judge
+
+
+@pytest.mark.parametrize("name", CHAOS)
+def test_lost_events_make_no_divergence(name: str, stores) -> None:
+    """Windows of one CPU removed, as a ring buffer would lose them: nothing diverges."""
+    store = stores(get(name))
+    events, cpus = loaded(store)
+    stamps = np.array([event[1] for event in events])
+    for seed in range(25):
+        chance = random.Random(f"{name} {seed}")
+        kept, losses = np.ones(len(events), bool), []
+        for _ in range(chance.choice([1, 3, 8])):
+            cpu, begin = chance.choice([0, 1]), int(stamps[chance.randrange(len(events))])
+            end = begin + int(10 ** chance.uniform(4, 8))
+            kept &= ~((cpus == cpu) & (stamps > begin) & (stamps < end))
+            before, after = stamps[(cpus == cpu) & (stamps <= begin)], stamps[(cpus == cpu) & (stamps >= end)]
+            losses.append((int(before[-1]) if len(before) else None, int(after[0]) if len(after) else None))
+        judge = judged(store, [event for event, keep in zip(events, kept, strict=True) if keep], losses)
+        assert [(f.rule, f.message) for f in judge.divergences.values()] == [], seed
+
+
+@pytest.mark.parametrize("name", CHAOS)
+def test_a_start_in_mid_life_makes_no_divergence(name: str, stores) -> None:
+    """Recordings cut off at their front at random places: nothing diverges."""
+    store = stores(get(name))
+    events, _ = loaded(store)
+    for seed in range(25):
+        cut = random.Random(f"{name} {seed}").randrange(len(events))
+        judge = judged(store, events[cut:], [])
+        assert [(f.rule, f.message) for f in judge.divergences.values()] == [], seed
