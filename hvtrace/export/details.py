@@ -14,7 +14,16 @@ from hvtrace.abi.status import status_name
 from hvtrace.export.packets import Kind
 from hvtrace.schema.names import EXIT_REASON, NAME_TABLES
 
-__all__ = ["DETAILS", "INJECTED", "Detail", "Shown", "exit_label", "exit_number", "userspace_label"]
+__all__ = [
+    "DETAILS",
+    "EXIT_SHOWN",
+    "HALT_NS",
+    "INJECTED",
+    "Detail",
+    "Shown",
+    "exit_label",
+    "userspace_label",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +57,8 @@ class Detail:
     last: bool = False
 
 
-def exit_number(isa: int, reason: int) -> int:
-    """Number of an exit reason over both instruction sets, as `exit_label` takes it."""
-    return isa << 32 | reason
-
-
 def exit_label(number: int) -> str:
-    """Name of an exit reason; a VMX reason's flags follow it."""
+    """Name of an exit reason; a VMX reason's flags follow it. The number is isa << 32 | exit_reason."""
     isa, reason = number >> 32, number & 0xFFFFFFFF
     if isa != exit_reasons.ISA_VMX:
         return NAME_TABLES[EXIT_REASON].get(number, f"exit {reason:#x}")
@@ -223,3 +227,13 @@ DETAILS: tuple[Detail, ...] = (
 
 #: Interrupts injected on the way into the guest: an argument of the guest time that follows.
 INJECTED = ("kvm_inj_virq", Shown("injected_vector", "vector", Kind.HEX))
+
+#: Arguments of an exit.
+EXIT_SHOWN = (
+    Shown("rip", "guest_rip", Kind.HEX),
+    Shown("info1", "info1", Kind.HEX, unless_zero=True),
+    Shown("info2", "info2", Kind.HEX, unless_zero=True),
+)
+
+#: The whole halt that a slice is part of, polling and sleeping, as the kernel measured it.
+HALT_NS = Shown("halt_ns", "ns", Kind.UINT)

@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
-import polars as pl
 
 from hvtrace.export.divergences import divergence_packets
+from hvtrace.export.draw_details import DetailLayer
+from hvtrace.export.draw_halts import HaltLayer
+from hvtrace.export.draw_states import StateLayer
 from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.packets import begins, counts, ends
 from hvtrace.export.rates import Rates
-from hvtrace.export.states import NO_VM, Losses, vcpu_keys
+from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
-from hvtrace.export.timeline import POLLING, Slices, Timeline
+from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks, metadata_packet
+from hvtrace.export.window import Slices, keys_of
 from hvtrace.export.wire import in_order
 from hvtrace.store import Store
 
@@ -49,9 +52,9 @@ class _Writer:
         self._names = Interned()
         self._tracks = Tracks(manifest)
         self._lost = store.scan("lost").collect().to_dicts() if store.has("lost") else []
-        self._timeline = Timeline(
-            self._names, Losses(self._lost), _polling_cap(store), _polling_before(store)
-        )
+        self._states = StateLayer(self._names)
+        layers = (self._states, DetailLayer(self._names), HaltLayer(self._names, store))
+        self._timeline = Timeline(layers, Losses(self._lost))
         first, last = manifest.time.get("first_ns") or 0, manifest.time.get("last_ns") or 0
         self._rates = Rates(
             max(first, which.first_ns) if which.first_ns is not None else first,
@@ -66,10 +69,9 @@ class _Writer:
         self._out.write(metadata_packet(self._store.manifest))
         self._declare()
         self._write_lost()
-        for done, frames in windows(self._store, self._timeline.tables(), self._which, self._window):
+        for done, frames in windows(self._store, self._timeline.tables, self._which, self._window):
             if (exits := frames.get("kvm_exit")) is not None and len(exits):
-                keys = _keys(exits)
-                self._rates.add(keys, self._timeline.exit_names(exits), exits["ts_ns"].to_numpy())
+                self._rates.add(keys_of(exits), self._states.exit_names(exits), exits["ts_ns"].to_numpy())
             final = done >= total
             self._write_slices(self._timeline.add(frames, final, self._open_until() if final else {}))
             if progress is not None:
@@ -155,29 +157,3 @@ class _Writer:
             self._out.write(self._tracks.packets())
             packets = counts(ts, np.full(len(ts), uuid, np.uint64), values)
             self._out.write(in_order([packets], [np.arange(len(ts), dtype=np.int64)]))
-
-
-def _keys(rows: pl.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return vcpu_keys(rows["vm"].fill_null(NO_VM).to_numpy(), rows["vcpu"].to_numpy())
-
-
-def _polling_cap(store: Store) -> int | None:
-    """Host's halt_poll_ns, where the recording's metadata tells it."""
-    parameters = store.manifest.host.get("module_parameters")
-    kvm = parameters.get("kvm") if isinstance(parameters, dict) else None
-    value = kvm.get("halt_poll_ns") if isinstance(kvm, dict) else None
-    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 12 else None
-
-
-def _polling_before(store: Store) -> dict[int, int]:
-    """By vCPU: the polling time before the first change in the recording."""
-    if not store.has(POLLING):
-        return {}
-    rows = (
-        store.scan(POLLING)
-        .filter(pl.col("vcpu").is_not_null())
-        .group_by(pl.col("vm").fill_null(NO_VM), "vcpu")
-        .agg(pl.col("old").sort_by("seq").first())
-        .collect()
-    )
-    return {vm << 16 | vcpu: old for vm, vcpu, old in rows.iter_rows()}

@@ -29,7 +29,7 @@ class Rates:
     def __init__(self, first: int, last: int) -> None:
         self.first = first
         self.width = step_width(last - first)
-        self.steps = (last - first) // self.width + 1
+        self.steps = max(0, (last - first) // self.width + 1)
         self._counts: dict[tuple[int, int], npt.NDArray[np.uint32]] = {}
 
     def add(self, vcpu: I64, reason: npt.NDArray[np.uint64], ts: I64) -> None:

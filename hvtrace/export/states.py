@@ -207,19 +207,22 @@ class Halts:
 POLL_SUCCESS, POLL_FAILURE, BLOCKED = 0, 1, 2
 
 
-def halts(points: Points, point: I64, ts: I64, ns: npt.NDArray[Any], waited: Bool, polling: I64) -> Halts:
+def halts(
+    points: Points, ends: I64, point: I64, ts: I64, ns: npt.NDArray[Any], waited: Bool, polling: I64
+) -> Halts:
     """Parts of halts from wake-ups (kvm_vcpu_wakeup), given in order with the `point` before each.
+
+    `ends` says where each point's state ends. A halt lies within its state; guest time has none.
 
     A halt that ended without sleeping is polling that succeeded. One that slept began with polling that failed
     where `polling` says for how long (ns; −1: not known, and the whole is then called blocked).
     """
-    inside = point >= 0
-    inside &= points.whole[point] & (points.kind[point] != ENTRY)
+    inside = points.kind[point] != ENTRY
     point, ts, waited, polling = point[inside], ts[inside], waited[inside], polling[inside]
     ns = np.minimum(ns[inside].astype(np.uint64), np.uint64(_LATEST)).astype(np.int64)
     if not len(point):
         return Halts(point, ts, ts, np.zeros(0, np.int8), ns)
-    end = np.minimum(ts, points.ts[point + 1])
+    end = np.minimum(ts, ends[point])
     floor = points.ts[point]
     # The state may hold several halts; each begins after the one before.
     again = np.zeros(len(point), np.bool_)

@@ -12,7 +12,7 @@ from hvtrace.store import Store
 __all__ = ["Which", "windows"]
 
 #: Events (of all tracepoints) in one window.
-WINDOW = 1 << 20
+WINDOW = 1 << 18
 #: Rows decoded at a time from one table.
 _BATCH = 1 << 16
 
