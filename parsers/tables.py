@@ -99,8 +99,8 @@ class EventTables:
     def __post_init__(self) -> None:
         self._plans = _plans(self.formats.values())
         # Small numbers sort by radix. Group 0: events of no known format.
-        kind = np.uint8 if len(self._plans) < 255 else np.uint16
-        self._group = np.zeros(1 << 16, kind)
+        few = len(self._plans) < 255
+        self._group = np.zeros(1 << 16, np.uint8) if few else np.zeros(1 << 16, np.uint16)
         self._group[list(self.formats)] = np.arange(1, len(self._plans) + 1)
         # A whole record has its thread id, whatever a damaged format says.
         self._size = np.array([0, *(max(p.size, 8) for p in self._plans)], np.int32)
@@ -174,7 +174,7 @@ class EventTables:
             names.insert(2, RAW_STAMP.name)
             columns.insert(2, pa.array(merged.ts_raw.take(rows)))
         names += [c.name for c in todo.columns]
-        columns += decode(merged.words, at, length, todo)
+        columns += decode(merged.words, at, length.astype(np.int64), todo)
         return pa.RecordBatch.from_arrays(columns, names=names)
 
 

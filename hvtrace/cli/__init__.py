@@ -1,1 +1,1 @@
-
+"""Commands, one file each; `main` holds the list of them."""
