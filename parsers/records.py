@@ -105,7 +105,12 @@ def _column(words: Words, at: Index, length: Index, column: Column, rows: npt.ND
         return _fixed_bytes(words, at, source.offset, source.size)
     if source.size in (1, 2, 4, 8):
         kind = f"<{'i' if source.signed else 'u'}{source.size}"
-        place: Any = {"names": ["x"], "formats": [kind], "offsets": [source.offset], "itemsize": rows.itemsize}
+        place: Any = {
+            "names": ["x"],
+            "formats": [kind],
+            "offsets": [source.offset],
+            "itemsize": rows.itemsize,
+        }
         values = rows.view(np.dtype(place))["x"]
     else:
         values = integers(words, at, source.offset, source.size)
