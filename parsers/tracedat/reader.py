@@ -170,8 +170,7 @@ class TraceDat:
                 if not starved:
                     # Everything decoded bears one stamp: more is needed to see past it.
                     starved = {id(p) for p in open_ends}
-                continue
-            if sum(counts) or (lost and not open_ends):
+            elif sum(counts) or (lost and not open_ends):
                 yield self._window(space.words, tables, comms, pending, counts, lost)
                 lost = []
             for p in pending:
