@@ -13,7 +13,7 @@ import pyarrow as pa
 from hvtrace.parsers.recording import IRQ
 from hvtrace.parsers.text.cursor import I64, LONGEST_RUN, Text
 from hvtrace.parsers.text.events import EventReader, Rows
-from hvtrace.parsers.text.interner import Interner, mix
+from hvtrace.parsers.text.interner import Interner
 from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
 from hvtrace.parsers.text.strings import string_column
 from hvtrace.schema.arrow import DICTIONARY
@@ -128,10 +128,9 @@ class BlockReader:
         self._usable: list[bool] = []
         self._undeclared = 0
         self._threads = Interner()
-        self._groups = Interner()
 
-    def read(self, data: bytes, isa: int | None = None) -> Block:
-        """Read a block of whole lines; `isa` is the host's instruction set (1 VMX, 2 SVM) where it is known."""
+    def read(self, data: bytes) -> Block:
+        """Read a block of whole lines."""
         text = Text(data)
         start, _, end = line_ends(text)
         block = Block(lines=len(start))
@@ -140,7 +139,7 @@ class BlockReader:
         ts = self._stamps(lines)
         if len(lines.line):
             lines, ts = self._in_order(lines, ts)
-            self._tables(block, text, lines, ts, isa)
+            self._tables(block, text, lines, ts)
             block.events = len(lines.line)
             block.first_ns = int(ts[0])
         if len(others):
@@ -187,11 +186,10 @@ class BlockReader:
         order = np.argsort(ts, kind="stable")
         return lines.take(order), ts[order]
 
-    def _tables(self, block: Block, text: Text, lines: Lines, ts: I64, isa: int | None) -> None:
+    def _tables(self, block: Block, text: Text, lines: Lines, ts: I64) -> None:
         self._forget()
         comm = interned(self._comm_codes, self._comms, text, lines.comm, lines.comm_start, lines.comm_end)
         name = lines.name
-        self._thread_names(block, lines, comm)
         self._cpu_stamps(block, lines, ts)
         comms = pa.array(self._comms, type=pa.string())
         flagged = bool(lines.context.any())
@@ -199,6 +197,7 @@ class BlockReader:
             comm
         ]
         has_unknown = bool(unknown.any())
+        self._thread_names(block, lines, comm, np.flatnonzero(~unknown))
         # Small integers are sorted by counting.
         order = np.argsort(name.astype(np.uint16) if len(self._names) < 1 << 16 else name, kind="stable")
         counts = np.bincount(name.view(np.int64), minlength=len(self._names))
@@ -207,7 +206,7 @@ class BlockReader:
         for code in np.flatnonzero(counts).tolist():
             rows = order[at : at + counts[code]]
             at += counts[code]
-            title, read = self._event(block, text, lines, rows, self._names[code], isa)
+            title, read = self._event(block, text, lines, rows, self._names[code])
             batches.setdefault(title, []).append((rows, read))
         for title, parts in batches.items():
             rows = parts[0][0] if len(parts) == 1 else np.concatenate([r for r, _ in parts])
@@ -230,9 +229,7 @@ class BlockReader:
             table.update(zip(parts[0][1].names, columns, strict=True))
             block.tables[title] = pa.RecordBatch.from_pydict(table)
 
-    def _event(
-        self, block: Block, text: Text, lines: Lines, rows: I64, name: str, isa: int | None
-    ) -> tuple[str, Rows]:
+    def _event(self, block: Block, text: Text, lines: Lines, rows: I64, name: str) -> tuple[str, Rows]:
         """The table's name and columns for the lines of one event name."""
         start, end = lines.start[rows], lines.end[rows]
         tracepoint = BY_NAME.get(name)
@@ -242,7 +239,7 @@ class BlockReader:
         reader = self._readers.get(name)
         if reader is None:
             reader = self._readers[name] = EventReader(tracepoint, self.kernel)
-        read = reader.read(text, start, end, isa)
+        read = reader.read(text, start, end)
         if not read.understood.all():
             wrong = np.flatnonzero(~read.understood)
             block.not_understood += len(wrong)
@@ -257,19 +254,21 @@ class BlockReader:
         if self._comm_codes.trim():
             self._comms.clear()
         self._threads.trim()
-        self._groups.trim()
 
-    def _thread_names(self, block: Block, lines: Lines, comm: npt.NDArray[np.int32]) -> None:
-        tid = lines.tid.view(np.uint64)
-        _, fresh = self._threads.codes(mix(tid, comm.astype(np.uint64)))
-        for row in fresh.tolist():
-            if not _UNKNOWN_COMM.fullmatch(known := self._comms[comm[row]]):
-                block.comms[int(lines.tid[row])] = known
-        grouped = np.flatnonzero(lines.tgid >= 0)
-        if len(grouped):
-            _, fresh = self._groups.codes(mix(tid[grouped], lines.tgid[grouped].view(np.uint64)))
-            for row in grouped[fresh].tolist():
-                block.tgids[int(lines.tid[row])] = int(lines.tgid[row])
+    def _thread_names(self, block: Block, lines: Lines, comm: npt.NDArray[np.int32], named: I64) -> None:
+        """Each thread's last name and group; `named` are the rows with a name that is known."""
+        for row in self._last_of_threads(lines.tid, named):
+            block.comms[int(lines.tid[row])] = self._comms[comm[row]]
+        for row in self._last_of_threads(lines.tid, np.flatnonzero(lines.tgid >= 0)):
+            block.tgids[int(lines.tid[row])] = int(lines.tgid[row])
+
+    def _last_of_threads(self, tid: I64, rows: I64) -> list[int]:
+        """Of these rows, the last one of each thread."""
+        codes, _ = self._threads.codes(tid[rows].view(np.uint64))
+        last = np.full(len(self._threads), -1, dtype=np.int64)
+        last[codes] = rows
+        found: list[int] = last[last >= 0].tolist()
+        return found
 
     def _cpu_stamps(self, block: Block, lines: Lines, ts: I64) -> None:
         cpus, first = _few(lines.cpu) or np.unique(lines.cpu, return_index=True)

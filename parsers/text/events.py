@@ -50,14 +50,9 @@ class EventReader:
         self._matchers = [Matcher(ops, self._bits) for ops in self._layouts]
         self._raw: dict[tuple[bytes, ...], Matcher] = {}
 
-    def read(self, text: Text, start: I64, end: I64, isa: int | None = None) -> Rows:
-        """Columns for the texts at these places; fields that the text does not carry are null.
-
-        `isa` is the instruction set where the text does not tell it (1 VMX, 2 SVM).
-        """
+    def read(self, text: Text, start: I64, end: I64) -> Rows:
+        """Columns for the texts at these places; fields that the text does not carry are null."""
         found = self._captured(text, start, end)
-        if "isa" in self.fields and isa is not None:
-            self._fill(found, "isa", isa)
         return Rows(self._columns(text, found, len(start)), self.names, found.fits)
 
     def _captured(self, text: Text, start: I64, end: I64) -> Captured:
@@ -142,16 +137,6 @@ class EventReader:
             for ops in self._layouts[:1]
             for i, op in enumerate(ops)
         )
-
-    def _fill(self, found: Captured, name: str, value: int) -> None:
-        valid = found.valid.get(name)
-        if name not in found.values:
-            found.values[name] = np.full(len(found.fits), value, dtype=np.uint64)
-            found.valid[name] = found.fits.copy()
-        elif valid is not None:
-            missing = found.fits & ~valid
-            found.values[name][missing] = value
-            found.valid[name] = valid | missing
 
     def _columns(self, text: Text, found: Captured, n: int) -> list[pa.Array]:
         all_fit = bool(found.fits.all())

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO
 
+import pyarrow.compute as pc
+
 from hvtrace.errors import InputError
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
 from hvtrace.parsers.source import fault_of
@@ -96,6 +98,8 @@ class TextRecording:
         self.threads = Threads()
         self.damage: list[Damage] = []
         self.not_understood = NotUnderstood()
+        #: Instruction set of the host (1 VMX, 2 SVM), once an exit has told it.
+        self._isa: int | None = None
 
     def _tell_stamps(self, kind: str, head: bytes) -> Stamps:
         stamps = stamps_of(head, kind)
@@ -138,19 +142,11 @@ class TextRecording:
     def _read(self, stream: BinaryIO) -> Iterator[tuple[int, Block]]:
         """Blocks in their order; one is read while the one before it is taken up."""
         reader = BlockReader(self._dialect, self._stamps, self.source.format == "ftrace text")
-        isa: int | None = None
-
-        def read(data: bytes) -> Block:
-            nonlocal isa
-            block = reader.read(data, isa)
-            isa = isa or _isa_of(block)
-            return block
-
         with ThreadPoolExecutor(1) as pool:
             pending: deque[tuple[int, Future[Block]]] = deque()
             try:
                 for data in _blocks(stream, BLOCK):
-                    pending.append((len(data), pool.submit(read, data)))
+                    pending.append((len(data), pool.submit(reader.read, data)))
                     if len(pending) > 1:
                         size, block = pending.popleft()
                         yield size, block.result()
@@ -167,6 +163,9 @@ class TextRecording:
         self.threads.tgids.update(block.tgids)
         for header in block.headers:
             self._header(header)
+        self._isa = self._isa or _isa_of(block)
+        if self._isa is not None:
+            _fill_isa(block, self._isa)
         shown = 0
         for sample in block.samples:
             number, _, said = sample.partition("\0")
@@ -197,6 +196,17 @@ def _isa_of(block: Block) -> int | None:
         return None
     isa = exits.column("isa").drop_null()
     return int(isa[0].as_py()) if len(isa) else None
+
+
+def _fill_isa(block: Block, isa: int) -> None:
+    """Exits that the kernel had no name for do not tell their instruction set; the host has but one."""
+    for name, table in block.tables.items():
+        at = table.schema.get_field_index("isa")
+        reason = next((c for c in ("exit_reason", "exit_code") if c in table.schema.names), None)
+        if at >= 0 and reason is not None and table.column(at).null_count:
+            kind = table.schema.field(at).type
+            filled = pc.if_else(table.column(reason).is_valid(), pc.fill_null(table.column(at), isa), None)
+            block.tables[name] = table.set_column(at, "isa", filled.cast(kind))
 
 
 class _Joints:

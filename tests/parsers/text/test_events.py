@@ -218,9 +218,9 @@ def test_texts_give_their_fields(text: str) -> None:
 
 def test_texts_of_several_kernels_may_be_mixed() -> None:
     """Each line is read by the layout that fits it, whatever the lines around it are."""
-    found = events("\n".join(text for text in TEXTS if text.startswith(("kvm_exit", "kvm_entry", "kvm_inj"))))
-    expected = [TEXTS[t] for t in TEXTS if t.startswith(("kvm_exit", "kvm_entry", "kvm_inj"))]
-    # A host has one instruction set, but only within a block it is told by other lines.
+    mixed = [t for t in TEXTS if t.startswith(("kvm_entry", "kvm_inj", "kvm_emulate", "sched", "kvm_cpuid"))]
+    found = events("\n".join(mixed))
+    expected = [TEXTS[t] for t in mixed]
     assert [{k: v for k, v in row.items() if k != "event"} for row in found] == expected
 
 
@@ -332,9 +332,13 @@ def test_a_report_does_not_tell_a_failed_run_from_an_exit() -> None:
 
 
 def test_exits_without_a_name_take_the_host_s_instruction_set() -> None:
-    """A host has one: what other exits say holds for an exit the kernel had no name for, in later blocks."""
-    from hvtrace.parsers.text.block import BlockReader, Stamps
-
-    line = "       CPU 0/KVM-206     [001] d..1.    16.000001: kvm_exit: reason 0x8c rip 0x1 info 0 0\n"
-    block = BlockReader("ftrace", Stamps(ticks=False)).read(line.encode(), isa=2)
-    assert block.tables["kvm_exit"].column("isa").to_pylist() == [2]
+    """A host has one: what other exits say holds for an exit the kernel had no name for."""
+    found = events(
+        "kvm_exit: reason 0x8c rip 0x1 info 0 0\n"
+        "kvm_exit: reason npf rip 0x1 info 0 0\n"
+        "kvm_exit: reason UNKNOWN (165) rip 0x1 info 0 0\n"
+        "kvm_nested_vmexit_inject: reason 0x8c info1=0 info2=0 int_info=0 int_info_err=0\n"
+        "kvm_exit: no such form\n"
+        "kvm_nested_vmenter: nor such a one\n"
+    )
+    assert [row.get("isa") for row in found] == [2, 2, 2, 2, None, None]

@@ -79,6 +79,16 @@ def test_thread_groups_and_names_are_kept() -> None:
     assert opened.threads.comms == {4242: "CPU 0/KVM"}
 
 
+def test_a_thread_s_last_name_counts() -> None:
+    """Threads change their names; one that is not known for a while is no new name."""
+    line = "  {:>14}-77      [000] .....     1.00000{}: kvm_fpu: load\n"
+    opened = recording(
+        "".join(line.format(name, i) for i, name in enumerate(["a", "CPU 0/KVM", "a", "<...>"]))
+    )
+    list(opened.windows())
+    assert opened.threads.comms == {77: "a"}
+
+
 def test_perf_tells_thread_groups_when_asked() -> None:
     opened = recording(LINES["perf script -F +pid"][0] + "kvm_fpu: load\n")
     list(opened.windows())
