@@ -51,6 +51,8 @@ def export(
         store = Store(store_for(source, progress))
         first, unit = store.manifest.time.get("first_ns") or 0, store.manifest.clock.get("unit", "ns")
         span = [None if t is None else parse_time(t, first, unit=unit) for t in (start, end)]
+        if span[0] is not None and span[1] is not None and span[1] < span[0]:
+            raise typer.BadParameter(f"--to {end} is before --from {start}")
         which = Which(vm, vcpu, *span)
         written = export_file(store, output, source, which, compress=gzip, progress=progress)
     if written.path is not None:

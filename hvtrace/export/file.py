@@ -6,7 +6,7 @@ import gzip
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,10 @@ def export_file(
 ) -> Written:
     """Write the timeline of `store` to `output` (None: named after `source`; `-`: standard output).
 
-    Raises InputError where `output` cannot be written, is no regular file, or is `source` itself; then nothing is
-    left behind.
+    Raises InputError where `output` cannot be written, is no regular file, or is `source` itself, and where the store
+    has no such VM or vCPU; then nothing is left behind.
     """
+    _check(store, which or Which())
     if output is not None and str(output) == "-":
         out = cast(BinaryIO, sys.stdout.buffer)
         return Written(None, _write(store, out, which, compress, progress), 0)
@@ -84,6 +85,20 @@ def export_file(
             os.unlink(name)
         raise
     return Written(target, slices, size)
+
+
+def _check(store: Store, which: Which) -> None:
+    vms = {vm["vm"]: [vcpu["vcpu"] for vcpu in vm["vcpus"]] for vm in store.manifest.vms}
+    if which.vm is not None and which.vm not in vms:
+        raise InputError(store.path, f"has no VM {which.vm}; it has {_listed(vms)}")
+    vcpus = {v for vm, own in vms.items() if which.vm in (None, vm) for v in own}
+    if which.vcpu is not None and which.vcpu not in vcpus:
+        raise InputError(store.path, f"has no vCPU {which.vcpu}; it has {_listed(vcpus)}")
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    several = sorted(numbers)
+    return ", ".join(map(str, several[:20])) + (" …" if len(several) > 20 else "") or "none"
 
 
 def _write(

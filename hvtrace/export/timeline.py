@@ -14,6 +14,9 @@ from hvtrace.export.window import Layer, Slices, Window, column, keys_of
 
 __all__ = ["Timeline"]
 
+#: Without one of these tables, the end of a state may not have been traced.
+ENDS = ("kvm_entry", "kvm_exit")
+
 I64 = npt.NDArray[np.int64]
 
 #: Points kept for a vCPU that does not enter its guest; and rows kept of any other table.
@@ -57,18 +60,30 @@ class Timeline:
         index = np.arange(len(points))
         whole = points.whole if final else points.whole & (index < cut)
         end = np.append(points.ts[1:], 0) if len(points) else points.ts
-        if final:
+        if final and all(table in frames for table in ENDS):
             whole = whole.copy()
-            for last in np.flatnonzero(~points.next).tolist():
-                until = open_until.get(int(points.key[last]))
-                if until is not None and until > points.ts[last]:
-                    whole[last], end[last] = True, until
+            self._leave_open(points, whole, end, open_until)
         places = {
             table: points.before(keys_of(own), column(own, "seq"))
             for table, own in frames.items()
             if table not in POINTS
         }
         return Window(frames, points, whole, end, cut, places)
+
+    def _leave_open(
+        self,
+        points: Points,
+        whole: npt.NDArray[np.bool_],
+        end: I64,
+        open_until: Mapping[int, int],
+    ) -> None:
+        """Let each vCPU's last state last to the recording's end, where no event that ends it can have been lost."""
+        last = np.flatnonzero(~points.next)
+        until = np.array([open_until.get(key, -1) for key in points.key[last].tolist()], np.int64)
+        ts, cpu = points.ts[last], points.cpu[last]
+        known = (until > ts) & ~self._losses.hit(ts, until, cpu, cpu)
+        whole[last[known]] = True
+        end[last[known]] = until[known]
 
     def _points(self, frames: Mapping[str, pl.DataFrame]) -> Points:
         found = [(kind, frames[table]) for table, kind in POINTS.items() if table in frames]

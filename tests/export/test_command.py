@@ -11,6 +11,7 @@ import pytest
 import typer
 from builders.store import tiny_store
 from builders.timeline import read_timeline
+from recordings import get
 
 from hvtrace.cli.times import parse_time
 
@@ -66,6 +67,8 @@ MISTAKES = [
         "hvtrace: no/x.pftrace: cannot be written: No such file or directory\n",
     ),
     (("none.hvt",), "hvtrace: none.hvt: No such file or directory\n"),
+    (("t.hvt", "--vm", "7"), "hvtrace: t.hvt: has no VM 7; it has 0\n"),
+    (("t.hvt", "--vcpu", "3"), "hvtrace: t.hvt: has no vCPU 3; it has 0\n"),
 ]
 
 
@@ -77,6 +80,22 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, words: tuple[str,
     done = run(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", message)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "t.hvt"]
+
+
+def test_a_span_that_ends_before_it_begins(tmp_path: Path) -> None:
+    """Is refused with both times."""
+    tiny_store(tmp_path / "t.hvt", EVENTS)
+    done = run("t.hvt", "--from", "2", "--to", "1.5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--to 1.5 is before --from 2" in done.stderr.decode()
+
+
+def test_a_recording_is_taken_as_well(tmp_path: Path) -> None:
+    """It is read on the way; the timeline is named after it, and nothing else is left."""
+    done = run(get("baseline-hvmut-stimer") / "trace.dat", "--to", "+1s", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["trace.pftrace"]
+    assert read_timeline((tmp_path / "trace.pftrace").read_bytes()).facts["kernel"].startswith("6.1.0")
 
 
 TIMES = [

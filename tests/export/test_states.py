@@ -220,3 +220,62 @@ def test_ticks_are_said_to_be_ticks(tmp_path: Path) -> None:
     """Where the clock counts ticks, the VM's track says so."""
     timeline = drawn(tmp_path, [entry(100), leave(200, IO)], unit="ticks")
     assert "1 ns is one tick" in timeline.tracks["VM 0",].description
+
+
+POOR = [
+    (
+        "no entries and exits at all",
+        [wakeup(100, 50, True), (200, "kvm_msr", 0, 0, {"write": 0, "ecx": 1})],
+        [],
+    ),
+    ("entries alone", [entry(100), entry(200), wakeup(250, 40, True)], []),
+    ("exits alone", [leave(100, IO), (150, "kvm_pio", 0, 0, {"rw": 1, "port": 0x3F8}), leave(200, IO)], []),
+    (
+        "events of no vCPU",
+        [(100, "kvm_exit", None, 0, {"isa": 2}), entry(200), leave(300, IO)],
+        [(200, 300, "guest")],
+    ),
+    ("an exit of no known reason", [leave(100, 0x9999), entry(200)], [(100, 200, "exit 0x9999")]),
+    ("null where a number should be", [(100, "kvm_exit", 0, 0, {}), entry(200)], [(100, 200, "exit 0x0")]),
+]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [p[1:] for p in POOR], ids=[p[0] for p in POOR])
+def test_recordings_that_lack_something(
+    tmp_path: Path, rows: list[Row], expected: list[tuple[int, int, str]]
+) -> None:
+    """What can be drawn is drawn; nothing else is, and nothing fails."""
+    timeline = drawn(tmp_path, rows)
+    assert [(s.start, s.end, s.name) for s in timeline.slices] == expected
+
+
+def test_a_vcpu_that_never_enters_is_carried_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past a number of returns to userspace without an entry, the earlier ones are drawn and forgotten."""
+    monkeypatch.setattr("hvtrace.export.timeline.CARRIED_POINTS", 3)
+    rows = [userspace(100 * i, errno=-4) for i in range(1, 40)]
+    out = io.BytesIO()
+    write_trace(tiny_store(tmp_path / "t.hvt", rows), out, window=5)
+    found = read_timeline(out.getvalue()).on(*VCPU_0)
+    assert found == [(100 * i, 100 * i + 100, 0, "userspace: restart (EINTR)") for i in range(1, 39)]
+
+
+def test_a_name_for_each_of_very_many_numbers_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that touches ever new MSRs does not fill the trace with names."""
+    monkeypatch.setattr("hvtrace.export.interning.MOST", 2)
+    rows: list[Row] = []
+    for i in range(4):
+        msr: Row = (
+            1000 * i + 300,
+            "kvm_msr",
+            0,
+            0,
+            {"write": 0, "ecx": 0x5000 + i, "data": 0, "exception": 0},
+        )
+        rows += [entry(1000 * i + 100), leave(1000 * i + 200, MSR), msr]
+    rows.append(entry(9000))
+    names = [s.name for s in drawn(tmp_path, rows).slices if s.category == "detail"]
+    assert names == ["read MSR 0x5000", "read MSR 0x5001", "other", "other"]
