@@ -102,11 +102,6 @@ class Framer:
     broken: Callable[[int, int], None]
     _breaks: int = 0
 
-    def kinds(self, at: Index) -> Index:
-        """Types of the records at `at`; all that are larger than 128 as 128."""
-        kinds: Longs = np.minimum(self.longs.take(at) & LOW, np.uint64(128))
-        return kinds.view(np.int64)
-
     def attempt(self, first: int, limit: int, stop: int) -> Attempt:
         """Look for headers of samples among u64 from `first` to `limit`; the stretch ends at `stop`."""
         parts = []

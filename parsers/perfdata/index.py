@@ -32,6 +32,8 @@ SPAN = 1 << 13
 #: Host CPUs.
 MAX_CPUS = 1 << 16
 LOW = np.uint64(0xFFFFFFFF)
+#: Types of records are told apart below this.
+MAX_KIND = 128
 #: misc bit of LOST_SAMPLES that a filter dropped on purpose (PERF_RECORD_MISC_LOST_SAMPLES_BPF).
 FILTERED = 1 << 15
 
@@ -60,8 +62,8 @@ class Index:
     """What the first pass found."""
 
     area: Area
+    sizes: KeptSizes
     spans: Spans = field(default_factory=lambda: Spans(*[np.empty(0, np.int64)] * len(fields(Spans))))
-    sizes: KeptSizes = field(default_factory=KeptSizes)
     renames: Renames = field(default_factory=Renames)
     tgids: dict[int, int] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
@@ -103,11 +105,17 @@ class Index:
 def make_index(area: Area, events: Events, progress: Report | None = None) -> Index:
     """Go over all records once. Raises framing.CompressedError where some are compressed."""
     builder = _Builder(area, events)
+    framer = Framer(area.longs, builder.broken)
     done = 0
     for stretch in area.stretches:
-        builder.add(stretch, done, progress)
+        builder.add(stretch, framer, done, progress)
         done += 8 * (stretch.stop - stretch.start)
     return builder.finish()
+
+
+def _attempts(stretch: Stretch, framer: Framer) -> Iterator[Attempt]:
+    for first in range(stretch.start // SPAN * SPAN, stretch.stop, BATCH):
+        yield framer.attempt(first, min(first + BATCH, stretch.stop), stretch.stop)
 
 
 class _Builder:
@@ -118,8 +126,7 @@ class _Builder:
         #: Whether damage reaches to the stretch's end, and places where there are no records in this batch.
         self._cut = False
         self._holes: list[tuple[int, int]] = []
-        self.index = Index(area)
-        self._framer = Framer(area.longs, self._broken)
+        self.index = Index(area, KeptSizes(len(area.longs)))
         self._parts: list[tuple[Numbers, ...]] = []
         self._before: Frames | None = None
         #: By thread id: 1 + its process, 0 unknown. By CPU: stamp of a late sample of it so far, 0 none.
@@ -129,12 +136,12 @@ class _Builder:
         self._told: dict[int | None, int] = {}
         self._totals: dict[int | None, int] = {}
 
-    def add(self, stretch: Stretch, done: int, progress: Report | None) -> None:
+    def add(self, stretch: Stretch, framer: Framer, done: int, progress: Report | None) -> None:
         """Index one stretch."""
         self._stretch, self._cut = stretch, False
         place = stretch.start
-        for attempt in ahead(self._attempts(stretch)):
-            frames, others, place = self._framer.settle(attempt, place)
+        for attempt in ahead(_attempts(stretch, framer)):
+            frames, others, place = framer.settle(attempt, place)
             self._look(frames, others, np.arange(attempt.first, attempt.limit, SPAN) // SPAN)
             self._area.release(max(attempt.first, stretch.start), attempt.limit)
             if progress is not None:
@@ -143,10 +150,6 @@ class _Builder:
             message = f"the records end with {stretch.tail} bytes that are no record"
             self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message))
             self.index.cut = True
-
-    def _attempts(self, stretch: Stretch) -> Iterator[Attempt]:
-        for first in range(stretch.start // SPAN * SPAN, stretch.stop, BATCH):
-            yield self._framer.attempt(first, min(first + BATCH, stretch.stop), stretch.stop)
 
     def finish(self) -> Index:
         """Put the parts together."""
@@ -216,7 +219,7 @@ class _Builder:
 
     def _others(self, frames: Frames, samples: Frames) -> None:
         """Records that are no samples, by their type."""
-        kinds = self._framer.kinds(frames.at)
+        kinds = np.minimum(self._area.longs.take(frames.at) & LOW, np.uint64(MAX_KIND))
         # CPUs by id are known first.
         for number in sorted(np.unique(kinds).tolist(), key=lambda number: number != ID_INDEX):
             rows = np.flatnonzero(kinds == number)
@@ -346,7 +349,7 @@ class _Builder:
                 self.index.cut = True
         self._holes = []
 
-    def _broken(self, at: int, until: int) -> None:
+    def broken(self, at: int, until: int) -> None:
         offset = self._stretch.offset_of(at)
         if until >= self._stretch.stop:
             self._cut = self.index.cut = True

@@ -5,8 +5,6 @@ One byte a record, for as many as there is room for; the spans of the others are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,13 +20,13 @@ ROOM = 64 << 20
 LARGEST, OTHER = 0x7F, 0x80
 
 
-@dataclass(slots=True)
 class KeptSizes:
-    """Sizes in u64 of the records of whole batches, in file order."""
+    """Sizes in u64 of the records of whole batches, in file order; `most` is how many records there can be."""
 
-    #: Memory that is only taken when it is written.
-    _sizes: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(ROOM, np.uint8))
-    _count: int = 0
+    def __init__(self, most: int) -> None:
+        # Memory that is taken only where it is written.
+        self._sizes = np.zeros(min(most, ROOM), np.uint8)
+        self._count = 0
 
     def add(self, frames: Frames, others: Index) -> int | None:
         """Keep the sizes of all records of a batch; returns the place of the first, None where there is no room."""

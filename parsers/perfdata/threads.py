@@ -19,8 +19,6 @@ MAX_TID = 1 << 22
 NAME_SIZE = 16
 #: Before every stamp.
 ALWAYS = -(1 << 63)
-#: Code of a name that is not known.
-UNKNOWN = -1
 #: What the idle task is called in every store.
 IDLE = "<idle>"
 
@@ -84,10 +82,10 @@ class ThreadNames:
         changes = sorted((time, tid, code) for tid, since in history.items() for time, code in since)
         self._time = np.array([time for time, _, _ in changes], np.int64)
         self._tid = np.array([tid for _, tid, _ in changes], np.int64)
-        self._code = np.array([code for _, _, code in changes], np.int32)
-        #: By thread id: the code of its name now, UNKNOWN, or -2 - its rank among those that change soon. The
-        #: last stands for what is no thread id.
-        self._now = np.full(MAX_TID + 1, UNKNOWN, np.int32)
+        self._code = np.array([1 + code for _, _, code in changes], np.int32)
+        #: By thread id: 1 + the code of its name now, 0 where that is not known, or -1 - its rank among those that
+        #: change soon. The last stands for what is no thread id. Memory that is taken only where it is written.
+        self._now = np.zeros(MAX_TID + 1, np.int32)
         self._done = 0
 
     def between(self, first: int, last: int) -> Names:
@@ -106,13 +104,13 @@ class ThreadNames:
         codes = np.concatenate([self._now[threads], self._code[start:stop]])
         order = np.argsort(keys)
         keys, codes = keys[order], codes[order]
-        self._now[threads] = -2 - np.arange(len(threads), dtype=np.int32)
+        self._now[threads] = -1 - np.arange(len(threads), dtype=np.int32)
 
         def changing(tid: npt.NDArray[np.int32], ts: npt.NDArray[np.int64]) -> pa.DictionaryArray:
             now = self._now.take(tid.view(np.uint32), mode="clip")
-            rows = np.flatnonzero(now < UNKNOWN)
+            rows = np.flatnonzero(now < 0)
             changes = np.searchsorted(times, ts[rows], "right")
-            key = (-2 - now[rows].astype(np.int64)) * span + changes
+            key = (-1 - now[rows].astype(np.int64)) * span + changes
             now[rows] = codes[np.searchsorted(keys, key, "right") - 1]
             return self._array(now)
 
@@ -122,5 +120,6 @@ class ThreadNames:
         return self._array(self._now.take(tid.view(np.uint32), mode="clip"))
 
     def _array(self, codes: npt.NDArray[np.int32]) -> pa.DictionaryArray:
+        codes -= 1
         unknown = codes < 0 if len(codes) and int(codes.min()) < 0 else None
         return pa.DictionaryArray.from_arrays(pa.array(codes, mask=unknown), self._names)
