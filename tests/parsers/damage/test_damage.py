@@ -20,7 +20,7 @@ from builders.samples import EVENTS, SAMPLES
 WORKER = Path(__file__).with_name("worker.py")
 
 FULL = os.environ.get("HVTRACE_DAMAGE") == "full"
-CUTS, FLIPS = (200, 1000) if FULL else (40, 100)
+CUTS, FLIPS = (200, 1000) if FULL else (30, 70)
 
 #: Formats that may end anywhere between two events: what follows cannot be missed.
 ENDLESS = ("perf.data pipe", "ftrace text", "report text", "perf script text")
