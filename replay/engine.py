@@ -219,8 +219,11 @@ class Engine:
         else:
             vcpu.resetting = False
         vm.entered = True
+        if vcpu.tid != event[4]:
+            # Another thread has another run time.
+            vcpu.registers.pop(RUNTIME, None)
         vcpu.tid = event[4]
-        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.msr_exit = vcpu.visited = vcpu.eom = False
+        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.visited = vcpu.eom = False
         self.known.add(event[4])
         vcpu.kind = None
         vcpu.new_unit(whole=True)
@@ -248,7 +251,10 @@ class Engine:
             self.judge.ask(Moment.EXIT, UserspaceExit(vcpu, caused), event, vcpu, cell)
             self._owed_exit(vcpu, HYPERV)
         elif reason in (RDMSR, WRMSR):
-            vcpu.msr_exit = True
+            # Userspace completes the access: there is no kvm_msr.
+            for due in vcpu.dues:
+                if due.due is Due.MSR:
+                    vcpu.drop(due)
 
     def _owed_exit(self, vcpu: Vcpu, reason: int) -> None:
         for due in vcpu.dues:

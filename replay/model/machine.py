@@ -154,9 +154,8 @@ class Vcpu:
     out: bool = False
     #: Guest-made effects since the exit that wait for their kvm_msr, with their marks.
     effects: list[tuple[Event, list[bool]]] = field(default_factory=list)
-    #: Something in this exit asks for KVM_EXIT_HYPERV; an MSR access was handed to userspace.
+    #: Something in this exit asks for KVM_EXIT_HYPERV.
     hyperv: bool = False
-    msr_exit: bool = False
     #: Interrupts raised by the vCPU's own thread since its last expiration: (sint, mark), and vectors
     #: accepted.
     raised: list[tuple[int, list[bool], Event]] = field(default_factory=list)
@@ -200,7 +199,7 @@ class Vcpu:
         self.sources_changed()
         self.timers = tuple(Stimer(n) for n in range(STIMERS))
         self.new_unit(whole=False)
-        self.hyperv = self.msr_exit = False
+        self.hyperv = False
         self.kind = None
         self.raced = True
         self.reading = self.ending = None

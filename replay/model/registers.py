@@ -54,7 +54,11 @@ def settle(access: Access) -> None:
         return
     vm = vcpu.vm
     if not access.write:
-        if holds(row) and row.reads is None:
+        if access.raced:
+            # Old or new: it cannot be told which of two values the register holds now.
+            vm.registers.pop(row.index, None)
+            vm.origin.pop(row.index, None)
+        elif holds(row) and row.reads is None:
             (vm if row.scope is Scope.VM else vcpu).registers[row.index] = access.value
             vm.origin.pop(row.index, None)
         return
@@ -62,6 +66,14 @@ def settle(access: Access) -> None:
         return
     value = legalise(row, access.value)
     if row.scope is Scope.VM:
+        last = vm.writes.get(row.index)
+        if last is not None and last[2] != vcpu.number and last[0] > vcpu.exit_seq:
+            # Two vCPUs wrote it at the same time: their events need not be in the order of their effects.
+            for index in (row.index, HYPERCALL) if row.index == GUEST_OS_ID else (row.index,):
+                vm.registers.pop(index, None)
+                vm.origin.pop(index, None)
+            vm.writes[row.index] = (access.event[0], None, vcpu.number)
+            return
         vm.writes[row.index] = (access.event[0], vm.registers.get(row.index), vcpu.number)
     if row.index == GUEST_OS_ID:
         _identify(vcpu, access)

@@ -408,6 +408,9 @@ class Timers:
             if waiting is None:
                 continue
             timer.expired = None
+            if vcpu.grace:
+                # The reference time is passing to another formula.
+                continue
             waiting.seen = now
             subject = Expiration(vcpu, timer, False, 0, [], [], confirmed=waiting)
             vcpu.bench.judge.ask(Moment.EXPIRATION, subject, waiting.event, vcpu, waiting.cell)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import Diverges, Verdict
+from hvtrace.replay.verdict import Diverges, Severity, Verdict
 
 __all__ = ["RULE"]
 
@@ -51,4 +51,5 @@ RULE = Rule(
         "kvm_hv_notify_acked_sint",
     ),
     check,
+    Severity.WARNING,
 )

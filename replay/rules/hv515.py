@@ -25,9 +25,13 @@ from __future__ import annotations
 
 from hvtrace.replay.model.stimer import Expiration
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+#: 1 ms in units of 100 ns: where the first vCPU alone fills the TSC page, the reference time may step back unseen.
+SWITCH = 10_000
 
 
 def check(expiration: Expiration) -> Verdict | None:
@@ -37,6 +41,9 @@ def check(expiration: Expiration) -> Verdict | None:
         return None
     if confirmed.seen >= confirmed.expiry:
         return HOLDS
+    close = confirmed.expiry - confirmed.seen <= SWITCH
+    if close and expiration.vcpu.bench.profile.fact("any_vcpu_fills_page") is not True:
+        return unknown(Reason.STATE_UNSEEN)
     text = f"timer {expiration.timer.number} expired with {confirmed.expiry - confirmed.seen} (100 ns) to go"
     return Diverges(f"reference time {confirmed.expiry} or later", f"before {confirmed.seen}", text)
 
