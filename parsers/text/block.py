@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pyarrow as pa
 from hvtrace.parsers.recording import IRQ
 from hvtrace.parsers.text.cursor import I64, LONGEST_RUN, Text
 from hvtrace.parsers.text.events import EventReader, Rows
+from hvtrace.parsers.text.holes import Hole, holes_between, unread_events
 from hvtrace.parsers.text.interner import Interner
 from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
 from hvtrace.parsers.text.strings import string_column
@@ -21,7 +22,7 @@ from hvtrace.schema.common import RAW_STAMP
 from hvtrace.schema.registry import BY_NAME
 from hvtrace.schema.tracepoint import Context
 
-__all__ = ["Block", "BlockReader", "LostLine", "Stamps"]
+__all__ = ["Block", "BlockReader", "Stamps"]
 
 #: Characters of a line that is no event that are looked at.
 LONGEST_SAMPLE = 1000
@@ -37,6 +38,8 @@ _NO_INTERRUPT = ord(".")
 _KNOWN_LINES = r"^(#.*|(\S+: *)?(cpus=\d+|version = \d+|CPU \d+ is empty)|\s*|\t.*|\s+[0-9a-f]{8,16} .*)$"
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _LOST_LINE = r"CPU:(\d+) \[(?:LOST )?(\d*) ?EVENTS(?: DROPPED)?\]"
+#: A line that is no event, but may have been one.
+_CUT_LINE = r"\[\d{3,}\]|kvm_"
 _STARTED_LINE = r"^#+ CPU \d+ buffer started #+$"
 _WRITTEN = r"entries-in-buffer/entries-written: (\d+)/(\d+)"
 
@@ -55,16 +58,6 @@ class Stamps:
     tsc_khz: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LostLine:
-    """`CPU:1 [LOST 20 EVENTS]`, and that CPU's stamps before and after it, where this block has them."""
-
-    cpu: int
-    count: int | None
-    after_ns: int | None
-    before_ns: int | None
-
-
 @dataclass(slots=True)
 class Block:
     """What one block of lines holds. `tables` as in a Window; `samples` are lines not understood."""
@@ -77,7 +70,7 @@ class Block:
     last_ns: dict[int, int] = field(default_factory=dict)
     #: First stamp of each CPU.
     start_ns: dict[int, int] = field(default_factory=dict)
-    lost: list[LostLine] = field(default_factory=list)
+    lost: list[Hole] = field(default_factory=list)
     #: (entries in the buffer, entries written) from the header, if it is in this block.
     written: tuple[int, int] | None = None
     #: Whether a line says that a CPU's buffer starts here: earlier events of it were overwritten.
@@ -140,7 +133,6 @@ class BlockReader:
         if len(lines.line):
             lines, ts = self._in_order(lines, ts)
             self._tables(block, text, lines, ts)
-            block.events = len(lines.line)
             block.first_ns = int(ts[0])
         if len(others):
             self._others(block, text, others, start, end, lines, ts)
@@ -202,18 +194,28 @@ class BlockReader:
         order = np.argsort(name.astype(np.uint16) if len(self._names) < 1 << 16 else name, kind="stable")
         counts = np.bincount(name.view(np.int64), minlength=len(self._names))
         batches: dict[str, list[tuple[I64, Rows]]] = {}
+        kept = np.ones(len(ts), dtype=np.bool_)
         at = 0
         for code in np.flatnonzero(counts).tolist():
             rows = order[at : at + counts[code]]
             at += counts[code]
             title, read = self._event(block, text, lines, rows, self._names[code])
-            batches.setdefault(title, []).append((rows, read))
+            if not read.understood.all():
+                kept[rows[~read.understood]] = False
+                rows, read = rows[read.understood], read.only_understood()
+            if len(rows):
+                batches.setdefault(title, []).append((rows, read))
+        rank = np.arange(len(ts))
+        if not kept.all():
+            rank = np.cumsum(kept) - 1
+            block.lost += unread_events(lines.cpu, ts, kept)
+        block.events = int(kept.sum())
         for title, parts in batches.items():
             rows = parts[0][0] if len(parts) == 1 else np.concatenate([r for r, _ in parts])
             columns = parts[0][1].columns
             if len(parts) > 1:
                 rows, columns = _put_together(rows, [read.columns for _, read in parts])
-            table = {"seq": pa.array(rows.view(np.uint64)), "ts_ns": pa.array(ts[rows])}
+            table = {"seq": pa.array(rank[rows].view(np.uint64)), "ts_ns": pa.array(ts[rows])}
             if self.stamps.tsc_khz is not None:
                 table[RAW_STAMP.name] = pa.array(lines.whole[rows])
             cpu = lines.cpu[rows]
@@ -281,6 +283,9 @@ class BlockReader:
         self, block: Block, text: Text, others: I64, start: I64, end: I64, lines: Lines, ts: I64
     ) -> None:
         """Lines that are no events: headers, losses, and what is not understood."""
+        # Places between events are told by line numbers, so events are looked at in the order of their lines.
+        by_line = np.argsort(lines.line, kind="stable")
+        line, cpus, ts = lines.line[by_line], lines.cpu[by_line], ts[by_line]
         shown = np.minimum(end[others], start[others] + LONGEST_SAMPLE)
         said = pl.Series(string_column(text, start[others], shown), dtype=pl.String)
         written = said.str.extract_groups(_WRITTEN).struct.unnest().drop_nulls()
@@ -292,24 +297,17 @@ class BlockReader:
         is_lost = lost.to_series(0).is_not_null()
         for row in np.flatnonzero(is_lost.to_numpy()).tolist():
             cpu, count = lost.row(row)
-            block.lost.append(
-                self._lost(_number(cpu), _number(count) if count else None, int(others[row]), lines, ts)
-            )
+            of_cpu = np.flatnonzero(cpus == _number(cpu))
+            place = np.searchsorted(line[of_cpu], others[row : row + 1])
+            (hole,) = holes_between(_number(cpu), ts[of_cpu], place, False)
+            block.lost.append(replace(hole, count=_number(count) if count else None))
         strange = ~(is_lost | said.str.contains(_KNOWN_LINES))
         block.not_understood += int(strange.sum())
-        for row in np.flatnonzero(strange.to_numpy())[: self.SAMPLES].tolist():
+        rows = np.flatnonzero(strange.to_numpy())
+        for row in rows[: self.SAMPLES].tolist():
             block.samples.append(f"{int(others[row])}\0{said[row]}")
-
-    def _lost(self, cpu: int, count: int | None, line: int, lines: Lines, ts: I64) -> LostLine:
-        of_cpu = np.flatnonzero(lines.cpu == cpu)
-        before = of_cpu[lines.line[of_cpu] < line]
-        after = of_cpu[lines.line[of_cpu] > line]
-        return LostLine(
-            cpu,
-            count,
-            int(ts[before].max()) if len(before) else None,
-            int(ts[after].min()) if len(after) else None,
-        )
+        cut = np.flatnonzero((strange & said.str.contains(_CUT_LINE)).to_numpy())
+        block.lost += holes_between(None, ts, np.searchsorted(line, others[cut]), False)
 
 
 #: Larger stamps are no stamps: they do not fit 63 bits of ns (or ticks).

@@ -36,6 +36,11 @@ class Rows:
     names: list[str]
     understood: Flags
 
+    def only_understood(self) -> Rows:
+        """Without the rows that are not."""
+        mask = pa.array(self.understood)
+        return Rows([c.filter(mask) for c in self.columns], self.names, self.understood[self.understood])
+
 
 class EventReader:
     """Reads one tracepoint's texts. It remembers which layout fitted last; not for several threads at once."""

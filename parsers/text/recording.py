@@ -214,7 +214,8 @@ class _Joints:
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}
-        self._open: list[tuple[int, int | None, int | None]] = []
+        self._open: list[tuple[int | None, int | None, int | None]] = []
+        self._last_of_all: int | None = None
         #: First stamp of the recording, and whether buffers were overwritten before it.
         self._start: int | None = None
         self._overwritten = False
@@ -224,19 +225,24 @@ class _Joints:
         lost: list[Lost] = []
         still = []
         for cpu, count, since in self._open:
-            if cpu in block.start_ns:
-                lost.append(Lost(cpu, since, block.start_ns[cpu], count))
-            else:
+            until = block.first_ns if cpu is None else block.start_ns.get(cpu)
+            if until is None:
                 still.append((cpu, count, since))
+            else:
+                lost.append(Lost(cpu, since, until, count))
         self._open = still
         lost[:0] = self._overwritten_start(block)
-        for line in block.lost:
-            since = self._last.get(line.cpu) if line.after_ns is None else line.after_ns
-            if line.before_ns is None:
-                self._open.append((line.cpu, line.count, since))
+        for hole in block.lost:
+            since = hole.after_ns
+            if since is None:
+                since = self._last_of_all if hole.cpu is None else self._last.get(hole.cpu)
+            if hole.before_ns is None:
+                self._open.append((hole.cpu, hole.count, since))
             else:
-                lost.append(Lost(line.cpu, since, line.before_ns, line.count))
+                lost.append(Lost(hole.cpu, since, hole.before_ns, hole.count))
         self._last.update(block.last_ns)
+        if block.last_ns:
+            self._last_of_all = max(block.last_ns.values())
         if not block.events and not lost:
             return None
         return Window(block.tables, block.events, lost)

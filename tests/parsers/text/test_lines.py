@@ -205,12 +205,6 @@ def test_foreign_lines_are_counted_and_shown() -> None:
     ]
 
 
-def test_an_event_whose_text_is_not_understood_is_kept_with_null_fields() -> None:
-    """That it happened, when and where, is known all the same."""
-    (row,) = rows(" qemu-system-x86-206     [001] d..1.    16.754943: kvm_msr: msr_wri\n")
-    assert (row["event"], row["ts_ns"], row["ecx"], row["data"]) == ("kvm_msr", 16_754_943_000, None, None)
-
-
 def test_undeclared_tracepoints_keep_their_text() -> None:
     """A tracepoint that is not declared has one column of its own."""
     (row,) = rows("          <idle>-0       [000] d.h1.   812.010003: irq_handler_entry: irq=4 name=ttyS0\n")

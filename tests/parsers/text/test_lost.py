@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hvtrace.parsers.recording import Lost
 
-from .helpers import losses
+from .helpers import losses, recording, rows
 
 
 def line(cpu: int, us: int) -> str:
@@ -53,3 +55,27 @@ def test_each_cpu_s_buffer_was_overwritten_up_to_its_own_start() -> None:
 def test_a_buffer_that_was_not_overwritten_lost_nothing() -> None:
     header = "# tracer: nop\n#\n# entries-in-buffer/entries-written: 2/2   #P:2\n#\n"
     assert losses(header + line(0, 1)) == []
+
+
+def test_an_event_whose_text_is_cut_is_lost() -> None:
+    """Of which only the name can be read, nothing is taken: it is a hole between its CPU's other events."""
+    cut = " qemu-system-x86-206     [000] .....     1.000003: kvm_msr: msr_wri\n"
+    text = line(0, 1) + line(1, 2) + cut + cut + line(1, 4) + line(0, 5)
+    assert losses(text) == [Lost(0, 1_000_001_000, 1_000_005_000, 2)]
+    assert [row["seq"] for row in rows(text)] == [0, 1, 2, 3]
+
+
+def test_a_line_that_may_have_been_an_event_is_a_hole() -> None:
+    """On which CPU is not known; a line that never was an event is none."""
+    text = (
+        line(0, 1) + "tem-x86-206     [000] ....\n" + line(1, 2) + "and nothing of that kind\n" + line(1, 4)
+    )
+    assert losses(text) == [Lost(None, 1_000_001_000, 1_000_002_000, None)]
+
+
+def test_a_hole_may_reach_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are cut anywhere: a loss takes its ends from the windows around it."""
+    monkeypatch.setattr("hvtrace.parsers.text.recording.BLOCK", 100)
+    text = line(0, 1) + line(1, 2) + "CPU:0 [LOST 20 EVENTS]\n" + line(1, 3) + line(1, 4) + line(0, 5)
+    assert losses(text) == [Lost(0, 1_000_001_000, 1_000_005_000, 20)]
+    assert len(list(recording(text).windows())) > 2
