@@ -285,7 +285,7 @@ class Engine:
             self._decide(vcpu.vm, last=False)
         if fault.expected is None and fault.cause == "gate" and not self.judge.lossy:
             access.kept = self._undecided(access)
-        diverged = self.judge.ask(Moment.MSR, access, event, vcpu, cell)
+        diverged = self.judge.ask_access(access)
         for due in vcpu.dues:
             if due.due is Due.MSR:
                 vcpu.meet(due)
@@ -383,7 +383,7 @@ class Engine:
                 access.fault = replace(access.fault, expected=True)
             elif enforced is False:
                 access.fault = Fault(False, "", "CPUID is not enforced")
-            self.judge.ask(Moment.MSR, access, access.event, access.vcpu, access.cell)
+            self.judge.ask_access(access)
 
     def _must_exit(self, event: Event, vcpu: Vcpu, cell: list[bool], row: Msr, value: int) -> None:
         """The write asks for an exit to userspace before the next entry."""

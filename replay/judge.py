@@ -16,10 +16,15 @@ from hvtrace.replay.tape import text_of
 from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Unknown
 
 if TYPE_CHECKING:
+    from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.tape import Event
 
 __all__ = ["Coverage", "Judge"]
+
+
+#: Registers whose rules are remembered; there are fewer than this in the synthetic ranges.
+MAX_REGISTERS = 4096
 
 
 class Coverage:
@@ -52,14 +57,18 @@ class Judge:
         self.judged: defaultdict[str, int] = defaultdict(int)
         self.divergences: dict[tuple[str, int], Divergence] = {}
         self.lossy = False
+        self._by_access: dict[tuple[int, bool], tuple[Rule, ...]] = {}
 
     def ask(self, moment: Moment, subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
         """Ask every rule of a moment about `subject`; True where one diverges.
 
         `event` is what the verdict is about, `cell` its mark.
         """
+        return self._ask(self.rules.get(moment, ()), subject, event, vcpu, cell)
+
+    def _ask(self, rules: tuple[Rule, ...], subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
         diverged = False
-        for rule in self.rules.get(moment, ()):
+        for rule in rules:
             verdict = rule.check(subject)
             if verdict is None:
                 continue
@@ -79,6 +88,17 @@ class Judge:
                     diverged = True
                     self._report(rule, verdict, event, vcpu)
         return diverged
+
+    def ask_access(self, access: Access) -> bool:
+        """Ask the rules of Moment.MSR that concern this register and this direction; True where one diverges."""
+        key = (access.index, access.write)
+        rules = self._by_access.get(key)
+        if rules is None:
+            asked = self.rules.get(Moment.MSR, ())
+            rules = tuple(r for r in asked if r.concerns is None or r.concerns(access.row, access.write))
+            if len(self._by_access) < MAX_REGISTERS:
+                self._by_access[key] = rules
+        return self._ask(rules, access, access.event, access.vcpu, access.cell)
 
     def mark(self, event: Event, cell: list[bool]) -> None:
         """Count an event as judged, once."""

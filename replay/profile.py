@@ -59,30 +59,36 @@ FACTS: tuple[Fact, ...] = (
     ),
 )
 
-_ANSWERS: dict[str, tuple[bool | None, ...]] = {fact.name: fact.answers for fact in FACTS}
 
-
-@dataclass(frozen=True, slots=True)
 class Profile:
     """A reference. `version` is the kernel's major and minor number; None: not known, either behaviour goes.
 
     `ported` is true for distributions that bring whole features to an old version: whatever came later may be there.
     """
 
-    name: str
-    version: tuple[int, int] | None
-    ported: bool = False
+    __slots__ = ("facts", "name", "version")
+
+    def __init__(self, name: str, version: tuple[int, int] | None, *, ported: bool = False) -> None:
+        self.name = name
+        self.version = version
+        self.facts = {fact.name: _answer(fact.answers, version, ported=ported) for fact in FACTS}
 
     def fact(self, name: str) -> bool | None:
         """The answer of a fact for this kernel; None: either behaviour is right. KeyError: no such fact."""
-        answers = _ANSWERS[name]
-        if self.version is None:
-            return answers[0] if len(set(answers)) == 1 else None
-        older = max((i for i, tree in enumerate(TREES) if tree <= self.version), default=0)
-        newer = min((i for i, tree in enumerate(TREES) if tree >= self.version), default=len(TREES) - 1)
-        if answers[older] != answers[newer] or (self.ported and len(set(answers[older:])) > 1):
-            return None
-        return answers[older]
+        return self.facts[name]
+
+
+def _answer(
+    answers: tuple[bool | None, ...], version: tuple[int, int] | None, *, ported: bool
+) -> bool | None:
+    """A fact's answer for a version: both neighbouring trees must agree, and all later ones where features are ported."""
+    if version is None:
+        return answers[0] if len(set(answers)) == 1 else None
+    older = max((i for i, tree in enumerate(TREES) if tree <= version), default=0)
+    newer = min((i for i, tree in enumerate(TREES) if tree >= version), default=len(TREES) - 1)
+    if answers[older] != answers[newer] or (ported and len(set(answers[older:])) > 1):
+        return None
+    return answers[older]
 
 
 PROFILES: tuple[str, ...] = tuple(f"kvm-{major}.{minor}" for major, minor in TREES)
@@ -99,7 +105,9 @@ def profile_for(release: str | None) -> Profile:
     if match is None:
         return Profile("kvm", None)
     version = int(match[1]), int(match[2])
-    return Profile(f"kvm-{version[0]}.{version[1]}", version, _PORTED.search(release or "") is not None)
+    return Profile(
+        f"kvm-{version[0]}.{version[1]}", version, ported=_PORTED.search(release or "") is not None
+    )
 
 
 def profile_named(name: str) -> Profile:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from hvtrace.abi.register import Msr
 from hvtrace.replay.verdict import Severity, Verdict
 
 __all__ = ["RESETS", "Moment", "Rule"]
@@ -56,7 +57,8 @@ class Rule:
 
     `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without which it
     cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where
-    the rule is not concerned. The page of the rule is the docstring of the module that defines it.
+    the rule is not concerned. `concerns` tells of a rule that is asked at MSR which registers' reads (False) or
+    writes (True) it is asked about (None: all). The page of the rule is the docstring of the module that defines it.
     """
 
     code: str
@@ -65,3 +67,4 @@ class Rule:
     needs: tuple[str, ...]
     check: Callable[[Any], Verdict | None]
     severity: Severity = Severity.ERROR
+    concerns: Callable[[Msr | None, bool], bool] | None = None

@@ -24,6 +24,7 @@ is not known.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -33,6 +34,11 @@ __all__ = ["RULE"]
 
 #: Conditions that, where they are not known, leave open whether there must be a fault.
 UNDECIDED = ("absent", "reserved")
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return row is None or row.group is not Group.KVM
 
 
 def check(access: Access) -> Verdict | None:
@@ -49,4 +55,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")
 
 
-RULE = Rule("HV201", "msr-fault-missing", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV201", "msr-fault-missing", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

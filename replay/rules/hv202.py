@@ -21,11 +21,17 @@ enables may lie outside the guest's memory.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return row is None or row.group is not Group.KVM
 
 
 def check(access: Access) -> Verdict | None:
@@ -43,4 +49,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges("no fault", "(#GP)", f"{access.verb} of {access.name} raised #GP: {fault.why}")
 
 
-RULE = Rule("HV202", "msr-fault-unexpected", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV202", "msr-fault-unexpected", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

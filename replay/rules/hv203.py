@@ -24,11 +24,17 @@ different bits agree.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return row is not None and row.gate is not None and row.group is not Group.KVM
 
 
 def check(access: Access) -> Verdict | None:
@@ -43,4 +49,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")
 
 
-RULE = Rule("HV203", "msr-gate-ignored", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV203", "msr-gate-ignored", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

@@ -24,12 +24,17 @@ the VM; where another vCPU may be writing a VM-wide register at the same time.
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group, Kind
+from hvtrace.abi.register import Group, Kind, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.kind is Kind.STORED
 
 
 def check(access: Access) -> Verdict | None:
@@ -55,4 +60,4 @@ def check(access: Access) -> Verdict | None:
     )
 
 
-RULE = Rule("HV204", "msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check)
+RULE = Rule("HV204", "msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check, concerns=concerns)

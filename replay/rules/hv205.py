@@ -23,7 +23,7 @@ Until it was read once in the recording, and after userspace may have set it (cr
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Kind
+from hvtrace.abi.register import Kind, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -34,6 +34,11 @@ __all__ = ["RULE"]
 VP_INDEX, TSC_FREQUENCY, APIC_FREQUENCY = 0x4000_0002, 0x4000_0022, 0x4000_0023
 #: KVM's limit of vCPUs is below this in every kernel.
 MAX_VP_INDEX = 1 << 16
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.kind is Kind.CONSTANT
 
 
 def check(access: Access) -> Verdict | None:
@@ -64,4 +69,4 @@ def _illegal(access: Access) -> str | None:
     return None
 
 
-RULE = Rule("HV205", "msr-constant-changed", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV205", "msr-constant-changed", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

@@ -20,7 +20,7 @@ It always can.
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group, Kind
+from hvtrace.abi.register import Group, Kind, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
@@ -30,6 +30,11 @@ __all__ = ["RULE"]
 
 #: The APIC's own ICR may hold reserved bits.
 ICR = 0x4000_0071
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.kind in (Kind.FIXED, Kind.DEVICE)
 
 
 def check(access: Access) -> Verdict | None:
@@ -51,4 +56,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"no bits outside 0x{row.legal_mask:x}", f"0x{value:x}", text)
 
 
-RULE = Rule("HV206", "msr-fixed-value", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV206", "msr-fixed-value", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

@@ -20,6 +20,7 @@ Until another vCPU of the VM has read its own.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -28,6 +29,11 @@ __all__ = ["RULE"]
 
 
 VP_INDEX = 0x4000_0002
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.index == VP_INDEX
 
 
 def check(access: Access) -> Verdict | None:
@@ -46,4 +52,4 @@ def check(access: Access) -> Verdict | None:
     return HOLDS if others else unknown(access.why)
 
 
-RULE = Rule("HV207", "vp-index-shared", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("HV207", "vp-index-shared", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

@@ -22,6 +22,7 @@ Where GUEST_OS_ID was not seen, or the register's value before the write.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
@@ -30,6 +31,11 @@ __all__ = ["RULE"]
 
 
 HYPERCALL = 0x4000_0001
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.index == HYPERCALL
 
 
 def check(access: Access) -> Verdict | None:
@@ -48,4 +54,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("HV209", "hypercall-write-kept", (Moment.MSR,), ("kvm_msr", RESETS), check)
+RULE = Rule("HV209", "hypercall-write-kept", (Moment.MSR,), ("kvm_msr", RESETS), check, concerns=concerns)

@@ -22,7 +22,7 @@ Where the beginning of the exit was not seen, or where it is not known why a wri
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -33,6 +33,11 @@ __all__ = ["RULE"]
 EVENT = "kvm_hv_synic_set_msr"
 #: Causes of a refusal that come after the event: the value, or a write of the read-only SVERSION.
 AFTER = ("vector", "reserved", "access", "memory")
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return write and row is not None and row.group is Group.SYNIC
 
 
 def check(access: Access) -> Verdict | None:
@@ -65,5 +70,10 @@ def _reached(access: Access, seen: list[tuple[object, ...]]) -> Verdict:
 
 
 RULE = Rule(
-    "HV210", "synic-write-altered", (Moment.MSR,), ("kvm_msr", "kvm_exit", "kvm_hv_synic_set_msr"), check
+    "HV210",
+    "synic-write-altered",
+    (Moment.MSR,),
+    ("kvm_msr", "kvm_exit", "kvm_hv_synic_set_msr"),
+    check,
+    concerns=concerns,
 )

@@ -21,12 +21,17 @@ Where the beginning of the exit was not seen.
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return write and row is not None and row.group is Group.SYNDBG
 
 
 def check(access: Access) -> Verdict | None:
@@ -46,5 +51,10 @@ def check(access: Access) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV215", "syndbg-access-altered", (Moment.MSR,), ("kvm_msr", "kvm_exit", "kvm_hv_syndbg_set_msr"), check
+    "HV215",
+    "syndbg-access-altered",
+    (Moment.MSR,),
+    ("kvm_msr", "kvm_exit", "kvm_hv_syndbg_set_msr"),
+    check,
+    concerns=concerns,
 )

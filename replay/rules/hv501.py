@@ -23,12 +23,17 @@ Until CONFIG was seen, and where the enable bit depends on something that was no
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.group is Group.STIMER
 
 
 def check(access: Access) -> Verdict | None:
@@ -52,4 +57,5 @@ RULE = Rule(
     (Moment.MSR,),
     ("kvm_msr", "kvm_hv_stimer_set_config", "kvm_hv_stimer_set_count", "kvm_hv_stimer_expiration"),
     check,
+    concerns=concerns,
 )

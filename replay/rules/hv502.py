@@ -20,12 +20,17 @@ Until COUNT was seen.
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.group is Group.STIMER
 
 
 def check(access: Access) -> Verdict | None:
@@ -43,4 +48,11 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("HV502", "stimer-count-read-back", (Moment.MSR,), ("kvm_msr", "kvm_hv_stimer_set_count"), check)
+RULE = Rule(
+    "HV502",
+    "stimer-count-read-back",
+    (Moment.MSR,),
+    ("kvm_msr", "kvm_hv_stimer_set_count"),
+    check,
+    concerns=concerns,
+)

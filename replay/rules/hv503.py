@@ -22,7 +22,7 @@ Where the beginning of the exit was not seen.
 
 from __future__ import annotations
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -32,6 +32,11 @@ __all__ = ["RULE"]
 
 CONFIG, COUNT = "kvm_hv_stimer_set_config", "kvm_hv_stimer_set_count"
 STIMER0 = 0x4000_00B0
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return write and row is not None and row.group is Group.STIMER
 
 
 def check(access: Access) -> Verdict | None:
@@ -64,4 +69,5 @@ RULE = Rule(
     (Moment.MSR,),
     ("kvm_msr", "kvm_exit", "kvm_hv_stimer_set_config", "kvm_hv_stimer_set_count"),
     check,
+    concerns=concerns,
 )

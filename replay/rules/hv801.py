@@ -21,6 +21,7 @@ Where the beginning of the exit was not seen.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -29,6 +30,11 @@ __all__ = ["RULE"]
 
 
 EOI = 0x4000_0070
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return write and row is not None and row.index == EOI
 
 
 def check(access: Access) -> Verdict | None:
@@ -42,4 +48,11 @@ def check(access: Access) -> Verdict | None:
     return Diverges("kvm_eoi before it", "none", "the write of EOI finishes no interrupt")
 
 
-RULE = Rule("HV801", "eoi-write-without-effect", (Moment.MSR,), ("kvm_msr", "kvm_eoi", "kvm_exit"), check)
+RULE = Rule(
+    "HV801",
+    "eoi-write-without-effect",
+    (Moment.MSR,),
+    ("kvm_msr", "kvm_eoi", "kvm_exit"),
+    check,
+    concerns=concerns,
+)

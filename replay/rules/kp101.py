@@ -22,11 +22,17 @@ scheduler statistics.
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return row is not None and row.group is Group.KVM
 
 
 def check(access: Access) -> Verdict | None:
@@ -43,4 +49,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(words[fault.expected], words[access.refused], text)
 
 
-RULE = Rule("KP101", "kvm-msr-fault-wrong", (Moment.MSR,), ("kvm_msr",), check)
+RULE = Rule("KP101", "kvm-msr-fault-wrong", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

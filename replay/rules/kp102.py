@@ -21,11 +21,17 @@ Until the register was seen, and for registers that a reset of the vCPU clears w
 
 from __future__ import annotations
 
+from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
+
+
+def concerns(row: Msr | None, write: bool) -> bool:
+    """The accesses the rule is asked about."""
+    return not write and row is not None and row.group is Group.KVM
 
 
 def check(access: Access) -> Verdict | None:
@@ -42,4 +48,4 @@ def check(access: Access) -> Verdict | None:
     return Diverges(f"0x{access.before:x}", f"0x{access.value:x}", text)
 
 
-RULE = Rule("KP102", "kvm-msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check)
+RULE = Rule("KP102", "kvm-msr-read-back", (Moment.MSR,), ("kvm_msr", RESETS), check, concerns=concerns)
