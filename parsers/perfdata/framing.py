@@ -88,11 +88,6 @@ class Attempt:
     at: Index
     head: Longs
 
-    @property
-    def places(self) -> tuple[Index, Longs]:
-        """Places and words."""
-        return self.at, self.head
-
 
 @dataclass(slots=True)
 class Framer:
@@ -135,18 +130,16 @@ class Framer:
 
         With them: which are no samples, and where the next one begins.
         """
-        at, head = _linked(*attempt.places, start)
-        ends = at + (head >> SIZE).view(np.int64)
-        breaks = np.flatnonzero(at[1:] != ends[:-1])
-        if len(breaks) > MANY + len(at) // 16 or (not len(at) and attempt.limit - start > FAR):
-            at, head = _linked(*self._wider(attempt).places, start)
-            ends = at + (head >> SIZE).view(np.int64)
-            breaks = np.flatnonzero(at[1:] != ends[:-1])
+        at, size, breaks = _linked(attempt, start)
+        wider = len(breaks) > MANY + len(at) // 16 or (not len(at) and attempt.limit - start > FAR)
+        if wider:
+            at, size, breaks = _linked(self._wider(attempt), start)
+        ends = at + size
         if len(at) and not len(breaks) and int(at[0]) == start and int(ends[-1]) >= attempt.limit:
-            place = int(ends[-1])
-        else:
-            at, place = self._follow(at, ends, breaks, start, attempt)
-            head = self.longs.take(at)
+            others = np.flatnonzero(self.longs.take(at) & LOW != np.uint64(SAMPLE)) if wider else at[:0]
+            return Frames(at, size.view(np.uint64)), others, int(ends[-1])
+        at, place = self._follow(at, ends, breaks, start, attempt)
+        head = self.longs.take(at)
         others = np.flatnonzero(head & LOW != np.uint64(SAMPLE))
         return Frames(at, head >> SIZE), others, place
 
@@ -223,26 +216,26 @@ class Framer:
         return good
 
 
-def _linked(at: Index, head: Longs, start: int) -> tuple[Index, Longs]:
-    """Leave out likenesses before `start` and in the data of records whose end is another's begin."""
-    first = int(np.searchsorted(at, start))
-    at, head = at[first:], head[first:]
-    if len(at) < 2:
-        return at, head
-    ends = at + (head >> SIZE).view(np.int64)
-    links = at[1:] == ends[:-1]
+def _linked(attempt: Attempt, start: int) -> tuple[Index, Index, Index]:
+    """Leave out likenesses before `start` and in the data of records whose end is another's begin.
+
+    Returns places, sizes in u64, and the rows whose end is not the next one's place.
+    """
+    first = int(np.searchsorted(attempt.at, start))
+    at, size = attempt.at[first:], (attempt.head[first:] >> SIZE).view(np.int64)
+    links = at[1:] == at[:-1] + size[:-1]
+    if links.all():
+        return at, size, np.empty(0, np.int64)
     # Breaks after a record that is itself linked, or the first.
     breaks = np.flatnonzero(~links & np.append(True, links[:-1]))
-    if not len(breaks):
-        return at, head
-    after = np.searchsorted(at, ends[breaks])
-    met = after < len(at)
-    breaks, after = breaks[met], after[met]
-    met = at[after] == ends[breaks]
-    breaks, after = breaks[met], after[met]
+    ends = at[breaks] + size[breaks]
+    after = np.minimum(np.searchsorted(at, ends), len(at) - 1)
+    met = at[after] == ends
     # Rows between are no records, unless what was taken for linked is not.
-    between = np.zeros(len(at) + 1, np.int64)
-    np.add.at(between, breaks + 1, 1)
-    np.add.at(between, after, -1)
-    keep = np.cumsum(between[:-1]) == 0
-    return at[keep], head[keep]
+    between = np.zeros(len(at) + 1, np.int32)
+    np.add.at(between, breaks[met] + 1, 1)
+    np.add.at(between, after[met], -1)
+    if between.any():
+        keep = np.cumsum(between[:-1]) == 0
+        at, size = at[keep], size[keep]
+    return at, size, np.flatnonzero(at[1:] != at[:-1] + size[:-1])

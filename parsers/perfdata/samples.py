@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,10 @@ Index = npt.NDArray[np.int64]
 #: Told of the place of a sample that cannot be read, and its stamp where it has one.
 Damaged = Callable[[int, int | None], None]
 
-LOW = np.uint64(0xFFFFFFFF)
+T = TypeVar("T", bound=np.generic)
+
+#: Bytes every tracepoint record has: common_type to common_pid.
+LEAST = np.int32(8)
 #: A record has at most 64 KiB: larger counts are damage.
 MAX_COUNT = np.uint64(1 << 13)
 
@@ -154,7 +158,7 @@ class Events:
     def stamps(self, longs: Longs, frames: Frames) -> tuple[Index, npt.NDArray[np.int64]]:
         """Place and stamp of the samples that hold a tracepoint's record, whole or not, in file order."""
         parts = [
-            (part.at, longs.take(part.at + layout.place["time"], mode="clip").view(np.int64))
+            (part.at, _field(longs, part.at, layout.place["time"]).view(np.int64))
             for layout, part in self.by_layout(longs, frames)
         ]
         if len(parts) == 1:
@@ -182,39 +186,56 @@ class Events:
         return every.take(np.argsort(every.at))
 
     def _columns(self, longs: Longs, layout: Layout, frames: Frames, damaged: Damaged | None) -> Samples:
-        start = frames.at
+        start, place = frames.at, layout.place
         words = longs.view("<u4")
-        end = 2 * (start + frames.size.astype(np.int64))
-        raw = 2 * start + 2 * layout.place["end"]
-        if layout.read is not None:
-            fixed, each = layout.read
-            if each:
-                raw += 2 * each * _number(longs, raw, end)
-            raw += 2 * fixed
-        if layout.sample_type & CALLCHAIN:
-            raw += 2 + 2 * _number(longs, raw, end)
-        whole = raw < end
-        size = words.take(raw, mode="clip").astype(np.int64)
-        whole &= raw + 1 + (size + 3 >> 2) <= end
-        # A record has at least common_type and common_pid.
-        whole &= size >= 8
+        twice = start << 1
+        if layout.read is None and not layout.sample_type & CALLCHAIN:
+            # RAW stands at one place: its length, then the record.
+            at = twice + (2 * place["end"] + 1)
+            size = _field(words, twice, 2 * place["end"]).view(np.int32)
+            room = (frames.size.astype(np.int32) << np.int32(3)) - np.int32(8 * place["end"] + 4)
+        else:
+            at, size, room = _varying(longs, layout, frames)
+        # A record has at least common_type and common_pid; what is longer than 2 GiB is negative here.
+        whole = (size <= room) & (size >= LEAST)
         if not whole.all():
             if damaged is not None:
                 short = np.flatnonzero(~whole)
-                timed = frames.size[short].astype(np.int64) >= layout.place["end"]
-                ts = longs.take(start[short] + layout.place["time"], mode="clip").view(np.int64)
-                for at, stamp in zip(start[short].tolist(), np.where(timed, ts, 0).tolist(), strict=True):
-                    damaged(at, stamp or None)
-            start, raw, size = start[whole], raw[whole], size[whole]
-        place = layout.place
+                timed = frames.size[short].astype(np.int64) >= place["end"]
+                ts = _field(longs, start[short], place["time"]).view(np.int64)
+                for bad, stamp in zip(start[short].tolist(), np.where(timed, ts, 0).tolist(), strict=True):
+                    damaged(bad, stamp or None)
+            start, twice, at, size = start[whole], twice[whole], at[whole], size[whole]
         if "cpu" in place:
-            cpu = (longs.take(start + place["cpu"]) & LOW).astype(np.uint16)
+            cpu = _field(words, twice, 2 * place["cpu"]).astype(np.uint16)
         elif (number := place.get("identifier", place.get("id"))) is not None:
-            cpu = self.cpu_of_id(longs.take(start + number)).astype(np.uint16)
+            cpu = self.cpu_of_id(_field(longs, start, number)).astype(np.uint16)
         else:
             cpu = np.zeros(len(start), np.uint16)
-        ts = longs.take(start + place["time"]).view(np.int64)
-        return Samples(raw + 1, size.astype(np.int32), ts, cpu)
+        return Samples(at, size, _field(longs, start, place["time"]).view(np.int64), cpu)
+
+
+def _field(memory: npt.NDArray[T], at: Index, place: int) -> npt.NDArray[T]:
+    """The numbers `place` behind each index `at`; where memory ends before, its last one."""
+    return memory[min(place, len(memory) - 1) :].take(at, mode="clip")
+
+
+def _varying(
+    longs: Longs, layout: Layout, frames: Frames
+) -> tuple[Index, npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Where the record stands behind parts of varying length, its length, and the bytes there are for it."""
+    end = 2 * (frames.at + frames.size.astype(np.int64))
+    raw = 2 * (frames.at + layout.place["end"])
+    if layout.read is not None:
+        fixed, each = layout.read
+        if each:
+            raw += 2 * each * _number(longs, raw, end)
+        raw += 2 * fixed
+    if layout.sample_type & CALLCHAIN:
+        raw += 2 + 2 * _number(longs, raw, end)
+    size = longs.view("<u4").take(raw, mode="clip").view(np.int32)
+    room = np.clip(4 * (end - raw - 1), -1, None).astype(np.int32)
+    return raw + 1, size, room
 
 
 def _number(longs: Longs, at: Index, end: Index) -> Index:

@@ -36,6 +36,7 @@ records = st.one_of(
     st.tuples(st.just("sample"), st.integers(1, 40), st.sampled_from([0, 3, 40, 900])),
     st.tuples(st.just("round"), st.just(0), st.just(0)),
     st.tuples(st.just("aux"), st.lists(lookalikes, max_size=60), st.just(0)),
+    st.tuples(st.just("switch"), st.just(0), st.just(0)),
     st.tuples(st.just("other"), st.lists(lookalikes, max_size=20), st.sampled_from([1, 10, 50, 79])),
 )
 
@@ -59,6 +60,7 @@ def small_spans(monkeypatch: pytest.MonkeyPatch, span: int, batch: int) -> Itera
     span=st.sampled_from([4, 16, 64, 2048]),
     batch=st.sampled_from([1, 2, 7]),
     room=st.sampled_from([0, 1 << 20]),
+    many=st.sampled_from([-9, 64]),
 )
 def test_all_samples_come_by_time_and_then_in_file_order(
     tmp_path_factory: pytest.TempPathFactory,
@@ -66,6 +68,7 @@ def test_all_samples_come_by_time_and_then_in_file_order(
     span: int,
     batch: int,
     room: int,
+    many: int,
 ) -> None:
     """Span by span and in columns gives what reading record by record and sorting all gives."""
     out: list[bytes] = []
@@ -77,6 +80,8 @@ def test_all_samples_come_by_time_and_then_in_file_order(
             out.append(sample(rank, what, number))
         elif kind == "round":
             out.append(perf.FINISHED_ROUND)
+        elif kind == "switch":
+            out.append(perf.record(14, perf.trailer(ATTR, 1)))
         else:
             assert isinstance(what, list)
             body = struct.pack(f"<{len(what)}Q", *what)
@@ -86,6 +91,7 @@ def test_all_samples_come_by_time_and_then_in_file_order(
 
     with pytest.MonkeyPatch.context() as patch, small_spans(patch, span, batch):
         patch.setattr("hvtrace.parsers.perfdata.kept.ROOM", room)
+        patch.setattr(framing, "MANY", many)
         opened = open_recording(path)
         windows = list(opened.windows())
     tables = [w.tables["my_event"] for w in windows if w.events]
