@@ -20,7 +20,7 @@ __all__ = ["divergence_packets"]
 _NEEDED = 2
 
 #: Columns shown as arguments, in this order.
-SHOWN = ("rule", "name", "severity", "expected", "observed", "message", "tracepoint", "seq")
+SHOWN = ("expected", "observed", "message", "severity", "rule", "name", "tracepoint", "seq")
 
 #: Rows turned into packets at a time.
 _BATCH = 4096

@@ -34,6 +34,7 @@ class _Stream:
     """One table's rows in order of `seq`, as far as they are of the vCPUs wanted."""
 
     def __init__(self, store: Store, table: str, columns: Sequence[str], which: Which) -> None:
+        self._all = which.vm is None and which.vcpu is None
         self._wanted = pl.col("vcpu").is_not_null()
         if which.vm is not None:
             self._wanted &= pl.col("vm") == which.vm
@@ -52,7 +53,7 @@ class _Stream:
             return None
         frame = pl.DataFrame(pl.from_arrow(batch))
         self._last = int(frame["seq"][-1]) if len(frame) else self._last
-        return frame.filter(self._wanted)
+        return frame if self._all and not frame["vcpu"].null_count() else frame.filter(self._wanted)
 
     def before(self, seq: int) -> pl.DataFrame:
         """Return the next rows, all that are before `seq`."""

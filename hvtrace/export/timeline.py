@@ -14,10 +14,10 @@ from hvtrace.export.window import Layer, Slices, Window, column, keys_of
 
 __all__ = ["Timeline"]
 
+I64 = npt.NDArray[np.int64]
+
 #: Without one of these tables, the end of a state may not have been traced.
 ENDS = ("kvm_entry", "kvm_exit")
-
-I64 = npt.NDArray[np.int64]
 
 #: Points kept for a vCPU that does not enter its guest; and rows kept of any other table.
 CARRIED_POINTS, CARRIED_ROWS = 1 << 16, 1 << 18
