@@ -18,10 +18,12 @@ from hvtrace.schema.arrow import ARROW_TYPES, DICTIONARY
 from hvtrace.schema.common import column_name
 from hvtrace.schema.tracepoint import Context, Tracepoint
 
-__all__ = ["Plan", "Words", "decode", "plan"]
+__all__ = ["Plan", "Words", "decode", "numbers", "packed", "plan"]
 
 Words = npt.NDArray[np.uint32]
 Index = npt.NDArray[np.int64]
+#: The fixed parts of some records, one after the other.
+Packed = npt.NDArray[np.void]
 
 _INT = {
     (size, signed): f"{'s' if signed else 'u'}{8 * size}" for size in (1, 2, 4, 8) for signed in (False, True)
@@ -78,23 +80,29 @@ def plan(event: EventFormat, declared: Tracepoint | None) -> Plan:
     return Plan(declared.name, event.size, columns, interruptible)
 
 
-def decode(words: Words, at: Index, length: Index, todo: Plan) -> list[pa.Array]:
+def decode(words: Words, at: Index, length: Index, todo: Plan, rows: Packed) -> list[pa.Array]:
     """Columns of the records that start at word index `at` and are `length` bytes long (at least `todo.size`).
 
-    `words` is the memory the records lie in, as little-endian u32.
+    `words` is the memory the records lie in, as little-endian u32; `rows` what `packed` made of them.
     """
-    rows = _packed(words, at, todo.size)
     return [_column(words, at, length, column, rows) for column in todo.columns]
 
 
-def _packed(words: Words, at: Index, size: int) -> npt.NDArray[np.void]:
+def packed(words: Words, at: Index, size: int) -> Packed:
     """The first `size` bytes of each record, one after the other: each is fetched from afar only once."""
     span = -(-size // 4)
     every = np.ndarray((max(len(words) - span + 1, 0),), f"V{4 * span}", buffer=words.data, strides=(4,))
     return every[at]
 
 
-def _column(words: Words, at: Index, length: Index, column: Column, rows: npt.NDArray[np.void]) -> pa.Array:
+def numbers(rows: Packed, offset: int, kind: str) -> npt.NDArray[Any]:
+    """Return a view of the numbers of numpy type `kind` at byte `offset` of packed records."""
+    place: Any = {"names": ["x"], "formats": [kind], "offsets": [offset], "itemsize": rows.itemsize}
+    view: npt.NDArray[Any] = rows.view(np.dtype(place))["x"]
+    return view
+
+
+def _column(words: Words, at: Index, length: Index, column: Column, rows: Packed) -> pa.Array:
     source, n = column.source, len(at)
     if source is None:
         return pa.nulls(n, ARROW_TYPES[column.type])

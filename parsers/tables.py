@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hvtrace.parsers.eventformat import EventFormat
 from hvtrace.parsers.recording import IRQ, Lost, NotUnderstood, Window
-from hvtrace.parsers.records import Plan, Words, decode, plan
+from hvtrace.parsers.records import Plan, Words, decode, numbers, packed, plan
 from hvtrace.schema.arrow import DICTIONARY
 from hvtrace.schema.common import COMMON_COLUMNS, RAW_STAMP
 from hvtrace.schema.registry import BY_NAME
@@ -27,7 +27,10 @@ Names = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int64]], pa.Array]
 Groups = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 #: common_flags bits of events recorded in hard or soft interrupts or NMIs (include/linux/trace_events.h).
-IN_INTERRUPT = np.uint32(0x08 | 0x10 | 0x40)
+IN_INTERRUPT = np.uint8(0x08 | 0x10 | 0x40)
+
+#: Every record begins with common_type u16, common_flags u8, common_preempt_count u8, common_pid s32.
+FLAGS_AT, PID_AT, COMMON_SIZE = 2, 4, 8
 
 #: Unreadable events of a CPU and window that are called lost one by one.
 MAX_SINGLE = 100
@@ -103,20 +106,17 @@ class EventTables:
         self._group = np.zeros(1 << 16, np.uint8) if few else np.zeros(1 << 16, np.uint16)
         self._group[list(self.formats)] = np.arange(1, len(self._plans) + 1)
         # A whole record has its thread id, whatever a damaged format says.
-        self._size = np.array([0, *(max(p.size, 8) for p in self._plans)], np.int32)
+        self._size = np.array([0, *(max(p.size, COMMON_SIZE) for p in self._plans)], np.int32)
 
     def window(self, merged: Merged, comms: Names) -> Window:
         """Return the window of `merged`; `comms` names its threads."""
-        words, at = merged.words, merged.at
-        group = self._group.take(words.take(at) & np.uint32(0xFFFF))
+        group = self._group.take(merged.words.take(merged.at) & np.uint32(0xFFFF))
         whole = merged.length >= self._size.take(group)
         lost: list[Lost] = []
         if not (group.all() and whole.all()):
             merged, group, lost = self._readable(merged, group, whole)
-            words, at = merged.words, merged.at
         counts = np.bincount(group, minlength=len(self._plans) + 1)
         order = np.argsort(group, kind="stable")
-        tid = words.take(at + 1).view(np.int32)
         tables: dict[str, list[pa.RecordBatch]] = {}
         stop = 0
         for number, todo in enumerate(self._plans, 1):
@@ -124,7 +124,7 @@ class EventTables:
             if start == stop:
                 continue
             rows = order[start:stop]
-            batch = self._table(todo, merged, tid, rows, comms)
+            batch = self._table(todo, merged, rows, comms)
             tables.setdefault(todo.tracepoint, []).append(batch)
         return Window({name: _one(parts) for name, parts in tables.items()}, len(order), lost)
 
@@ -152,12 +152,12 @@ class EventTables:
         self,
         todo: Plan,
         merged: Merged,
-        tid: npt.NDArray[np.int32],
         rows: Index,
         comms: Names,
     ) -> pa.RecordBatch:
         at, length = merged.at.take(rows), merged.length.take(rows)
-        who, ts = tid.take(rows), merged.ts.take(rows)
+        records = packed(merged.words, at, max(todo.size, COMMON_SIZE))
+        who, ts = np.ascontiguousarray(numbers(records, PID_AT, "<i4")), merged.ts.take(rows)
         common = {
             "seq": pa.array(rows.view(np.uint64)),
             "ts_ns": pa.array(ts),
@@ -167,14 +167,13 @@ class EventTables:
         }
         names, columns = list(common), list(common.values())
         if todo.interruptible:
-            flags = (merged.words.take(at) >> np.uint32(16)) & IN_INTERRUPT
             names.append(IRQ)
-            columns.append(pa.array(flags != 0))
+            columns.append(pa.array(numbers(records, FLAGS_AT, "u1") & IN_INTERRUPT != 0))
         if merged.ts_raw is not None:
             names.insert(2, RAW_STAMP.name)
             columns.insert(2, pa.array(merged.ts_raw.take(rows)))
         names += [c.name for c in todo.columns]
-        columns += decode(merged.words, at, length.astype(np.int64), todo)
+        columns += decode(merged.words, at, length.astype(np.int64), todo, records)
         return pa.RecordBatch.from_arrays(columns, names=names)
 
 
