@@ -244,11 +244,14 @@ class Engine:
         if reason is None or (errno is not None and errno < 0):
             return
         if reason in (SHUTDOWN, SYSTEM_EVENT):
+            if reason == SYSTEM_EVENT and vcpu.kind in ("msr", "done") and vcpu.whole:
+                asked = any(due.due is Due.EXIT and due.key == -reason for due in vcpu.dues)
+                self.judge.ask(Moment.EXIT, UserspaceExit(vcpu, reason, asked), event, vcpu, cell)
             self._owed_exit(vcpu, reason)
             vcpu.vm.forget_silent()
         elif reason == HYPERV:
             caused = True if vcpu.hyperv else False if vcpu.whole else None
-            self.judge.ask(Moment.EXIT, UserspaceExit(vcpu, caused), event, vcpu, cell)
+            self.judge.ask(Moment.EXIT, UserspaceExit(vcpu, reason, caused), event, vcpu, cell)
             self._owed_exit(vcpu, HYPERV)
         elif reason in (RDMSR, WRMSR):
             # Userspace completes the access: there is no kvm_msr.
@@ -477,6 +480,9 @@ class Engine:
         if vcpu.ending is not None:
             self._ended(vcpu)
         if event[4] == vcpu.tid:
+            for due in vcpu.dues:
+                if due.due is Due.SYNIC_EOI:
+                    vcpu.meet(due)
             expected = acknowledges(vcpu, event[5])
             vcpu.ending = EndOfInterrupt(vcpu, event, cell, event[5], expected)
 
@@ -512,8 +518,12 @@ class Engine:
             vcpu.accepted.append(event[5])
 
     def _eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if event[4] == vcpu.tid:
-            vcpu.effects.append((event, cell))
+        if event[4] != vcpu.tid:
+            return
+        vcpu.effects.append((event, cell))
+        # In an MSR exit the APIC itself ends the interrupt; accelerated ends do not reach the SynIC.
+        if vcpu.kind == "msr" and vcpu.whole and acknowledges(vcpu, event[5]):
+            vcpu.open(Due.SYNIC_EOI, event, cell, 1, f"kvm_hv_synic_send_eoi of vector {event[5]}")
 
     def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         # With APICv it comes beside kvm_apic_accept_irq, or alone.

@@ -33,6 +33,8 @@ class Due(Enum):
     MSR = "msr"
     #: An exit to userspace after a write that asks for one.
     EXIT = "exit"
+    #: kvm_hv_synic_send_eoi after the end of an interrupt whose vector is a synthetic source's.
+    SYNIC_EOI = "synic eoi"
     #: An entry must *not* follow: a timer was cancelled without a cause, unless the vCPU is being destroyed.
     DESTROYED = "destroyed"
 

@@ -81,7 +81,7 @@ class Profile:
 def _answer(
     answers: tuple[bool | None, ...], version: tuple[int, int] | None, *, ported: bool
 ) -> bool | None:
-    """A fact's answer for a version: both neighbouring trees must agree, and all later ones where features are ported."""
+    """A fact's answer: both neighbouring trees must agree, and all later ones where features are ported."""
     if version is None:
         return answers[0] if len(set(answers)) == 1 else None
     older = max((i for i, tree in enumerate(TREES) if tree <= version), default=0)

@@ -54,6 +54,9 @@ FRESH = tuple(
 )
 
 
+AS_CREATED = {m.index: m.reset for m in MSRS if m.reset is not None}
+
+
 @dataclass(slots=True)
 class Bench:
     """What everything in one replay shares.
@@ -73,9 +76,13 @@ class Bench:
 
 @dataclass(slots=True)
 class UserspaceExit:
-    """KVM_RUN returned with KVM_EXIT_HYPERV. `caused` is None where the exit's beginning was not seen."""
+    """KVM_RUN returned with KVM_EXIT_HYPERV (27), or with KVM_EXIT_SYSTEM_EVENT (24) after an MSR access.
+
+    `caused` is None where the exit's beginning was not seen.
+    """
 
     vcpu: Vcpu
+    reason: int
     caused: bool | None
 
 
@@ -288,11 +295,15 @@ class Vcpu:
         self.dues = still
 
     def describe(self) -> dict[str, str]:
-        """The modelled state in words."""
+        """The modelled state in words, registers at their reset values left out."""
         known = {**self.vm.registers, **self.registers}
-        state = {msr_name(index) or f"0x{index:x}": f"0x{value:x}" for index, value in sorted(known.items())}
+        state = {
+            msr_name(index) or f"0x{index:x}": f"0x{value:x}"
+            for index, value in sorted(known.items())
+            if index not in AS_CREATED or AS_CREATED[index] != value
+        }
         for timer in self.timers:
-            if (text := timer.describe()) is not None:
+            if (text := timer.describe()) is not None and (timer.config or timer.count):
                 state[f"stimer{timer.number}"] = text
         if self.vm.exposure.enforced is not None:
             state["CPUID enforced"] = str(self.vm.exposure.enforced).lower()

@@ -98,8 +98,8 @@ class Stimer:
             if getattr(self, name) is due:
                 setattr(self, name, None)
         self.pending = self.armed = self.parked = self.expiry = None
-        if due.due is Due.DESTROYED:
-            # KVM cancels what it takes for enabled.
+        if due.due is Due.DESTROYED or due.event[2] == "kvm_hv_stimer_expiration":
+            # KVM cancels what it takes for enabled, and not what it takes for disabled.
             self.enable = None
 
     def describe(self) -> str | None:
@@ -254,6 +254,13 @@ class Timers:
             vcpu.break_(timer.suspect, "a cancellation without a cause")
             timer.suspect = None
 
+    def _overdue(self, vcpu: Vcpu, timer: Stimer, event: Event) -> None:
+        """The timer does something although its cancellation is owed: what KVM takes it for is not known."""
+        if timer.cleanup is not None:
+            owed = timer.cleanup
+            vcpu.break_(owed, f"{event[2]} comes first")
+            timer.broken(owed)
+
     def cleaned(self, vcpu: Vcpu, number: int, event: Event, cell: list[bool]) -> None:
         """kvm_hv_stimer_cleanup: asked for by a write, an expiration, a count of 0, or the end of the
         vCPU.
@@ -310,6 +317,7 @@ class Timers:
         """kvm_hv_stimer_start_*: the host timer runs."""
         timer = vcpu.timers[number]
         self._settle_suspect(vcpu, timer)
+        self._overdue(vcpu, timer, event)
         self.saw_time(vcpu, now)
         vcpu.bench.judge.ask(Moment.START, Start(vcpu, timer, periodic, now, expiry), event, vcpu, cell)
         for due in (timer.process, timer.callback, timer.retry):
@@ -348,6 +356,7 @@ class Timers:
         """kvm_hv_stimer_expiration: sent, or parked until its source is acknowledged."""
         timer = vcpu.timers[number]
         self._settle_suspect(vcpu, timer)
+        self._overdue(vcpu, timer, event)
         raised, accepted = [(sint, seen[7]) for sint, _, seen in vcpu.raised], vcpu.accepted
         subject = Expiration(vcpu, timer, direct, result, raised, accepted)
         judge = vcpu.bench.judge

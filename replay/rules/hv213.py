@@ -1,8 +1,9 @@
 """HV213 userspace-exit-uncalled
 
 ## What it finds
-A KVM_EXIT_HYPERV that neither a SynIC page or control write, nor a hypercall, nor the debugger asked for:
-a write of a SINT or of EOM must not leave the kernel.
+A KVM_EXIT_HYPERV that neither a SynIC page or control write, nor a hypercall, nor the debugger asked for: a write of a
+SINT or of EOM must not leave the kernel. And a KVM_EXIT_SYSTEM_EVENT after an MSR access that was neither a write of 1
+to RESET nor one of CRASH_CTL with bit 63.
 
 ## Why it matters
 Each exit to userspace costs many times an exit that the kernel serves.
@@ -29,14 +30,18 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 __all__ = ["RULE"]
 
 
+SYSTEM_EVENT = 24
+
+
 def check(leaving: UserspaceExit) -> Verdict | None:
     """Every KVM_EXIT_HYPERV has a cause."""
     if leaving.caused is None:
         return unknown(leaving.vcpu.why)
     if leaving.caused:
         return HOLDS
-    text = "nothing in this exit asks for KVM_EXIT_HYPERV"
-    return Diverges("no KVM_EXIT_HYPERV", "KVM_EXIT_HYPERV (27)", text)
+    name = "KVM_EXIT_SYSTEM_EVENT" if leaving.reason == SYSTEM_EVENT else "KVM_EXIT_HYPERV"
+    text = f"nothing in this exit asks for {name}"
+    return Diverges(f"no {name}", f"{name} ({leaving.reason})", text)
 
 
 RULE = Rule(

@@ -1,7 +1,7 @@
 """HV518 stimer-message-unsent
 
 ## What it finds
-A one-shot timer in message mode that reports success without the interrupt of its source, or with another
+A timer in message mode that reports success without the interrupt of its source, or with another
 source's.
 
 ## Why it matters
@@ -12,8 +12,8 @@ The message lies in its slot and the guest is never told.
 > kvm_hv_synic_set_irq before the expiration.
 
 ## When it cannot tell
-Until CONFIG was seen. A periodic timer whose slot is busy also reports success without an interrupt, so
-only one-shot timers are judged.
+Until CONFIG was seen. A periodic timer whose slot is busy also reports success without an interrupt, so of periodic
+timers only the wrong source is found.
 
 ## Example
     kvm_hv_stimer_expiration: vcpu_id 0 timer 0 direct 0 send result 0
@@ -36,7 +36,8 @@ def check(expiration: Expiration) -> Verdict | None:
         return None
     if timer.config is None or not expiration.vcpu.whole:
         return unknown(expiration.vcpu.why)
-    if timer.periodic:
+    if timer.periodic and (not expiration.raised or expiration.vcpu.visited):
+        # A busy slot costs the tick; userspace may have raised another source.
         return None
     sint = sint_of(timer.config)
     if any(raised == sint for raised, _ in expiration.raised):
