@@ -65,6 +65,7 @@ class _Writer:
     def run(self, progress: Progress | None) -> int:
         """Write everything."""
         total = self._store.manifest.total
+        size = sum(self._store.file(table).stat().st_size for table in self._store.tracepoints)
         self._out.write(sequence_start())
         self._out.write(metadata_packet(self._store.manifest))
         self._declare()
@@ -75,7 +76,8 @@ class _Writer:
             final = done >= total
             self._write_slices(self._timeline.add(frames, final, self._open_until() if final else {}))
             if progress is not None:
-                progress(done, total, "exporting")
+                # In bytes of the store, as progress is shown everywhere.
+                progress(done * size // total, size, "exporting")
         self._write_divergences()
         self._write_rates()
         return self._slices
