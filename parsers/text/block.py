@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import pyarrow as pa
 from hvtrace.parsers.recording import IRQ
 from hvtrace.parsers.text.cursor import I64, LONGEST_RUN, Text
 from hvtrace.parsers.text.events import EventReader, Rows
-from hvtrace.parsers.text.holes import Hole, holes_between, unread_events
+from hvtrace.parsers.text.holes import Hole, hole_at, holes_between, unread_events
 from hvtrace.parsers.text.interner import Interner
 from hvtrace.parsers.text.prefix import Dialect, Lines, interned, split
 from hvtrace.parsers.text.strings import string_column
@@ -295,12 +296,12 @@ class BlockReader:
         block.headers = said.filter(said.str.starts_with("#")).head(100).to_list()
         lost = said.str.extract_groups(_LOST_LINE).struct.unnest()
         is_lost = lost.to_series(0).is_not_null()
-        for row in np.flatnonzero(is_lost.to_numpy()).tolist():
-            cpu, count = lost.row(row)
-            of_cpu = np.flatnonzero(cpus == _number(cpu))
-            place = np.searchsorted(line[of_cpu], others[row : row + 1])
-            (hole,) = holes_between(_number(cpu), ts[of_cpu], place, False)
-            block.lost.append(replace(hole, count=_number(count) if count else None))
+        for cpu, counts, at in _by_cpu(lost.filter(is_lost), others[is_lost.to_numpy()]):
+            of_cpu = np.flatnonzero(cpus == cpu)
+            places, stamps = np.searchsorted(line[of_cpu], at), ts[of_cpu]
+            for count, place in zip(counts, places.tolist(), strict=True):
+                number = _number(count) if count else None
+                block.lost.append(hole_at(cpu, number, stamps, place, place))
         strange = ~(is_lost | said.str.contains(_KNOWN_LINES))
         block.not_understood += int(strange.sum())
         rows = np.flatnonzero(strange.to_numpy())
@@ -325,6 +326,13 @@ def _may_be_interrupt(name: str) -> bool:
 def _number(digits: str | None) -> int:
     """A number of the text, cut to what fits 63 bits."""
     return min(int((digits or "0")[:19]), (1 << 63) - 1)
+
+
+def _by_cpu(lost: pl.DataFrame, lines: I64) -> Iterator[tuple[int, list[str], I64]]:
+    """Lines that tell of losses (CPU and count as they stand there) by CPU: number, counts, line numbers."""
+    numbered = lost.with_columns(pl.Series("line", lines))
+    for (cpu,), rows in numbered.group_by("1", maintain_order=True):
+        yield _number(str(cpu)), rows["2"].to_list(), rows["line"].to_numpy()
 
 
 def _few(cpu: I64) -> tuple[I64, I64] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hvtrace.parsers.text.cursor import I64, Flags
 
-__all__ = ["Hole", "holes_between", "unread_events"]
+__all__ = ["Hole", "hole_at", "holes_between", "unread_events"]
 
 #: Holes of one kind that a block tells one by one; more are told as one, from the first to the last.
 MOST = 500
@@ -30,6 +30,15 @@ class Hole:
     before_ns: int | None
 
 
+def hole_at(cpu: int | None, count: int | None, stamps: I64, first: int, last: int) -> Hole:
+    """The hole from before event `first` to before event `last` of those with these stamps."""
+    after = int(stamps[first - 1]) if first else None
+    before = int(stamps[last]) if last < len(stamps) else None
+    if after is not None and before is not None and after > before:
+        after, before = before, after
+    return Hole(cpu, count, after, before)
+
+
 def holes_between(cpu: int | None, stamps: I64, places: I64, counted: bool) -> list[Hole]:
     """Holes before the events of these numbers (`len(stamps)`: after the last); equal numbers are one hole.
 
@@ -39,16 +48,11 @@ def holes_between(cpu: int | None, stamps: I64, places: I64, counted: bool) -> l
     if not len(distinct):
         return []
 
-    def hole(first: int, last: int, count: int) -> Hole:
-        after = int(stamps[first - 1]) if first else None
-        before = int(stamps[last]) if last < len(stamps) else None
-        if after is not None and before is not None and after > before:
-            after, before = before, after
-        return Hole(cpu, count if counted else None, after, before)
-
     if len(distinct) > MOST:
-        return [hole(int(distinct[0]), int(distinct[-1]), int(sizes.sum()))]
-    return [hole(at, at, n) for at, n in zip(distinct.tolist(), sizes.tolist(), strict=True)]
+        distinct, sizes = distinct[[0, -1]], sizes.sum(keepdims=True)
+        return [hole_at(cpu, int(sizes[0]) if counted else None, stamps, int(distinct[0]), int(distinct[1]))]
+    pairs = zip(distinct.tolist(), sizes.tolist(), strict=True)
+    return [hole_at(cpu, n if counted else None, stamps, at, at) for at, n in pairs]
 
 
 def unread_events(cpu: I64, ts: I64, kept: Flags) -> list[Hole]:
