@@ -1,0 +1,46 @@
+"""The reference model against another implementation of the same timers, driven at random, sound and broken."""
+
+from __future__ import annotations
+
+import pytest
+from kvm_model import FAULTS, record
+from replay_cases import CPU
+
+from hvtrace.replay.engine import Engine
+from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.exposure import parse_cpu
+from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.profile import profile_for
+from hvtrace.replay.rule import RESETS
+from hvtrace.replay.rules import RULES
+from hvtrace.replay.tape import TAPE, Event
+
+
+def judged(events: list[Event]) -> Judge:
+    traced = frozenset({*TAPE, RESETS})
+    judge = Judge(RULES, traced)
+    engine = Engine(Bench(judge, profile_for("6.1.0"), traced, parse_cpu(CPU), False))
+    engine.run(events)
+    engine.finish()
+    return judge
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_sound_kvm_never_diverges(seed: int) -> None:
+    """Four timers at once, busy slots, masked sources, races: no rule diverges, and almost all is judged."""
+    events = record(seed)
+    judge = judged(events)
+    assert [(found.seq, found.rule, found.message) for found in judge.divergences.values()] == []
+    told = [event for event in events if event[2].startswith(("kvm_hv_", "kvm_msr"))]
+    assert sum(judge.judged[name] for name in TAPE if name.startswith(("kvm_hv_", "kvm_msr"))) > 0.97 * len(
+        told
+    )
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_by_a_rule_of_its_families(fault: str) -> None:
+    """In most random runs, and by the first divergence."""
+    found = [judged(record(seed, fault)).divergences.values() for seed in range(12)]
+    first = [min(run, key=lambda divergence: divergence.seq).rule[:3] for run in found if run]
+    assert set(first) <= FAULTS[fault]
+    assert len(first) >= 8
