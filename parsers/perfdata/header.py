@@ -220,7 +220,7 @@ def _read_feature(header: Header, bit: int, cursor: Cursor) -> None:
             header.facts[name] = " ".join(words)[:MAX_TEXT]
         elif name == "compressed":
             header.compressed = True
-        elif name != "clockid":
+        else:
             header.facts[name] = _string(cursor, f"the feature {name!r}")
     except InputError as error:
         header.damage.append(Damage(error.offset or cursor.at, error.reason))

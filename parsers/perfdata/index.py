@@ -29,6 +29,8 @@ Report = Callable[[int], None]
 
 #: u64 in a span (64 KiB).
 SPAN = 1 << 13
+#: Losses listed one by one.
+MAX_LOST = 1 << 17
 #: Host CPUs.
 MAX_CPUS = 1 << 16
 LOW = np.uint64(0xFFFFFFFF)
@@ -118,6 +120,19 @@ def _attempts(stretch: Stretch, framer: Framer) -> Iterator[Attempt]:
         yield framer.attempt(first, min(first + BATCH, stretch.stop), stretch.stop)
 
 
+def _by_cpu(lost: list[Lost]) -> list[Lost]:
+    """Return one interval a CPU that holds all its losses."""
+    out: dict[int | None, Lost] = {}
+    for x in lost:
+        y = out.setdefault(x.cpu, x)
+        if x is not y:
+            since = None if None in (x.from_ns, y.from_ns) else min(x.from_ns or 0, y.from_ns or 0)
+            until = None if None in (x.to_ns, y.to_ns) else max(x.to_ns or 0, y.to_ns or 0)
+            count = None if None in (x.count, y.count) else (x.count or 0) + (y.count or 0)
+            out[x.cpu] = Lost(x.cpu, since, until, count)
+    return list(out.values())
+
+
 class _Builder:
     def __init__(self, area: Area, events: Events) -> None:
         self._area = area
@@ -164,6 +179,8 @@ class _Builder:
             if rest > 0:
                 since = int(self._last[cpu]) if cpu is not None else 0
                 index.lost.append(Lost(cpu, since or None, None, rest))
+        if index.renames.dropped:
+            index.unknown.add("a name of a thread, after more than are kept", index.renames.dropped)
         index.lost.sort(key=lambda x: (x.to_ns is None, x.to_ns or 0))
         return index
 
@@ -319,6 +336,8 @@ class _Builder:
                 until = stamp if stamp > 0 else None
                 start = min(before, until) if until else before
                 self.index.lost.append(Lost(cpu_of, start or None, until, number))
+        if len(self.index.lost) > MAX_LOST:
+            self.index.lost = _by_cpu(self.index.lost)
 
     def _since(self, at: Numbers, cpu: Numbers, samples: Samples) -> Numbers:
         """Stamp of the CPU's last sample before each record at `at`, in the order of the file; 0 where none.

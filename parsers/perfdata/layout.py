@@ -135,7 +135,6 @@ FEATURES: dict[int, str] = {
     8: "cpudesc",
     11: "cmdline",
     12: "event desc",
-    23: "clockid",
     27: "compressed",
 }
 

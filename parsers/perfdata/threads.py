@@ -15,6 +15,8 @@ __all__ = ["MAX_TID", "Renames", "ThreadNames"]
 
 #: Thread ids are below this (PID_MAX_LIMIT, include/linux/threads.h).
 MAX_TID = 1 << 22
+#: COMM and FORK records kept: memory stays bounded.
+MAX_RENAMES = 1 << 20
 #: A thread's name, its NUL included (TASK_COMM_LEN).
 NAME_SIZE = 16
 #: Before every stamp.
@@ -30,15 +32,24 @@ class Renames:
     """COMM and FORK records as they come, each (time, thread, name or parent thread)."""
 
     rows: list[tuple[int, int, bytes | int]] = field(default_factory=list)
+    #: How many more there were than are kept.
+    dropped: int = 0
 
     def add_names(self, time: Index, tid: Index, names: npt.NDArray[np.uint8]) -> None:
         """Threads `tid` are called `names` (rows of bytes, each NUL-terminated) from `time` on."""
-        texts = (bytes(name).split(b"\0", 1)[0] for name in names)
-        self.rows += zip(time.tolist(), tid.tolist(), texts, strict=True)
+        room = self._room(len(time))
+        texts = (bytes(name).split(b"\0", 1)[0] for name in names[:room])
+        self.rows += zip(time[:room].tolist(), tid[:room].tolist(), texts, strict=True)
 
     def add_forks(self, time: Index, tid: Index, parent: Index) -> None:
         """Threads `tid` begin at `time`, named as their parents are then."""
-        self.rows += zip(time.tolist(), tid.tolist(), parent.tolist(), strict=True)
+        room = self._room(len(time))
+        self.rows += zip(time[:room].tolist(), tid[:room].tolist(), parent[:room].tolist(), strict=True)
+
+    def _room(self, count: int) -> int:
+        room = min(MAX_RENAMES - len(self.rows), count)
+        self.dropped += count - room
+        return room
 
     def in_order(self) -> Iterable[tuple[int, int, bytes | int]]:
         """By time; those of one time as they came."""

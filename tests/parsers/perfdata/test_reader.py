@@ -344,3 +344,31 @@ def test_a_sample_that_cannot_be_read_is_a_loss(tmp_path: Path) -> None:
     short = bytearray(msr(110, 2))
     struct.pack_into("<I", short, 8 + 48, 1 << 20)
     assert lost(recording(tmp_path, [msr(100, 1), bytes(short)])) == [Lost(None, 110, 110, 1)]
+
+
+def test_losses_beyond_measure_are_told_by_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays bounded: one interval a CPU then holds all its losses."""
+    monkeypatch.setattr("hvtrace.parsers.perfdata.index.MAX_LOST", 2)
+    records = [msr(100, 1), *(perf.lost(MSRS, n, 100 + 10 * n, cpu=n % 2) for n in range(1, 5)), msr(160, 2)]
+    assert sorted(lost(recording(tmp_path, records)), key=str) == [
+        Lost(0, 100, 140, 6),
+        Lost(1, None, 130, 4),
+    ]
+
+
+def test_names_beyond_measure_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many threads may be named; the others have no name."""
+    monkeypatch.setattr("hvtrace.parsers.perfdata.threads.MAX_RENAMES", 1)
+    names = [perf.comm(MSRS, 5, 5, "qemu"), perf.comm(MSRS, 5, 7, "CPU 0/KVM")]
+    opened = recording(tmp_path, [*names, msr(100, 1, tid=5), msr(110, 2)])
+    assert rows(opened, "kvm_msr", "comm") == [("qemu",), (None,)]
+    assert opened.not_understood.count == 1
+
+
+def test_progress_grows_to_the_size_of_the_file(tmp_path: Path) -> None:
+    """Both passes over the records count, each half."""
+    opened = recording(tmp_path, [msr(100 + n, n) for n in range(1000)])
+    told: list[int] = []
+    list(opened.windows(told.append))
+    assert told == sorted(told)
+    assert 0.9 * opened.source.size < told[-1] <= opened.source.size
