@@ -107,10 +107,13 @@ class Judge:
             self.judged[event[2]] += 1
 
     def _report(self, rule: Rule, verdict: Diverges, event: Event, vcpu: Vcpu) -> None:
-        key = (rule.code, vcpu.vm.number)
+        key = (rule.theme or rule.code, vcpu.vm.number)
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
-            known.count += 1
+            if known.rule == rule.code:
+                known.count += 1
+            else:
+                known.also[rule.code] = known.also.get(rule.code, 0) + 1
             if event[0] > known.last_seq:
                 known.last_seq, known.last_ts_ns = event[0], event[1]
             return
@@ -133,7 +136,12 @@ class Judge:
         )
         if known is not None:
             # An obligation opened earlier broke later than a value: the earlier event stands for both.
-            found.count += known.count
+            found.also = {**known.also}
+            if known.rule == found.rule:
+                found.count += known.count
+            else:
+                found.count += found.also.pop(found.rule, 0)
+                found.also[known.rule] = found.also.get(known.rule, 0) + known.count
             found.last_seq, found.last_ts_ns = max(
                 (known.last_seq, known.last_ts_ns), (found.last_seq, found.last_ts_ns)
             )

@@ -57,8 +57,9 @@ class Rule:
 
     `code` never changes its meaning; `name` says what the rule finds. `needs` are the tracepoints without which it
     cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where
-    the rule is not concerned. `concerns` tells of a rule that is asked at MSR which registers' reads (False) or
-    writes (True) it is asked about (None: all). The page of the rule is the docstring of the module that defines it.
+    the rule is not concerned. Divergences of rules with one `theme` in one VM are different faces of one fault and are
+    reported together, under the first. `concerns` tells of a rule that is asked at MSR which registers' reads (False)
+    or writes (True) it is asked about (None: all). The page of the rule is the docstring of its module.
     """
 
     code: str
@@ -67,4 +68,5 @@ class Rule:
     needs: tuple[str, ...]
     check: Callable[[Any], Verdict | None]
     severity: Severity = Severity.ERROR
+    theme: str = ""
     concerns: Callable[[Msr | None, bool], bool] | None = None

@@ -86,5 +86,7 @@ class Divergence:
     state: dict[str, str] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     count: int = 1
+    #: Divergences of rules of the same theme, folded into this one: code → number.
+    also: dict[str, int] = field(default_factory=dict)
     last_seq: int = 0
     last_ts_ns: int = 0

@@ -60,6 +60,7 @@ def _divergence(found: Divergence) -> dict[str, Any]:
         "observed": found.observed,
         "message": found.message,
         "count": found.count,
+        "also": dict(sorted(found.also.items())),
         "last_seq": found.last_seq,
         "last_ts_ns": found.last_ts_ns,
         "state": found.state,
@@ -90,6 +91,9 @@ def _paragraph(found: Divergence) -> list[str]:
     ]
     if found.count > 1:
         lines.append(f"  and {found.count - 1} more, the last at event {found.last_seq}")
+    if found.also:
+        others = ", ".join(f"{code} {number} times" for code, number in sorted(found.also.items()))
+        lines.append(f"  other faces of it, as it seems: {others}")
     if found.state:
         lines.append("  state")
         lines += [f"    {name:<36} {value}" for name, value in found.state.items()]

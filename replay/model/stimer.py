@@ -430,7 +430,7 @@ class Timers:
             due = timer.cleanup
             if due is not None and due.event[2] != "kvm_hv_stimer_expiration":
                 vcpu.break_(due, f"{first} comes first")
-                timer.cleanup = None
+                timer.broken(due)
 
     def read_back(self, vcpu: Vcpu, index: int, value: int, *, diverged: bool) -> None:
         """CONFIG or COUNT was read: the state takes what was observed."""

@@ -42,4 +42,11 @@ def check(owed: Obligation) -> Verdict | None:
     )
 
 
-RULE = Rule("HV504", "stimer-cleanup-missing", (Moment.DUE,), ("kvm_hv_stimer_cleanup", "kvm_entry"), check)
+RULE = Rule(
+    "HV504",
+    "stimer-cleanup-missing",
+    (Moment.DUE,),
+    ("kvm_hv_stimer_cleanup", "kvm_entry"),
+    check,
+    theme="timer state",
+)

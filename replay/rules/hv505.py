@@ -59,4 +59,5 @@ RULE = Rule(
         "kvm_hv_stimer_expiration",
     ),
     check,
+    theme="timer state",
 )

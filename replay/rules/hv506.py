@@ -55,4 +55,5 @@ RULE = Rule(
         "kvm_hv_stimer_start_periodic",
     ),
     check,
+    theme="timer state",
 )

@@ -44,4 +44,11 @@ def check(start: Start) -> Verdict | None:
     return Diverges(f"count {count}", f"count {start.expiry}", text)
 
 
-RULE = Rule("HV510", "stimer-one-shot-expiry", (Moment.START,), ("kvm_hv_stimer_set_count",), check)
+RULE = Rule(
+    "HV510",
+    "stimer-one-shot-expiry",
+    (Moment.START,),
+    ("kvm_hv_stimer_set_count",),
+    check,
+    theme="timer time",
+)

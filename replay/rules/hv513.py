@@ -47,4 +47,6 @@ def check(start: Start) -> Verdict | None:
     return Diverges("a callback at the expiry", f"{rest} (100 ns) too early", text)
 
 
-RULE = Rule("HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check)
+RULE = Rule(
+    "HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check, theme="timer time"
+)

@@ -48,4 +48,11 @@ def check(expiration: Expiration) -> Verdict | None:
     return Diverges(f"reference time {confirmed.expiry} or later", f"before {confirmed.seen}", text)
 
 
-RULE = Rule("HV515", "stimer-expiration-early", (Moment.EXPIRATION,), ("kvm_hv_stimer_set_count",), check)
+RULE = Rule(
+    "HV515",
+    "stimer-expiration-early",
+    (Moment.EXPIRATION,),
+    ("kvm_hv_stimer_set_count",),
+    check,
+    theme="timer time",
+)
