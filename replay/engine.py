@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.msr import by_index
+from hvtrace.abi.msr_synic import SINTS
 from hvtrace.abi.register import Exit, Group, Msr
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.access import Access, Fault, expected_fault
@@ -67,6 +68,9 @@ SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_accept_irq", "kvm_eoi"})
 #: Events of an unknown VM after which one timer of each candidate is unknown.
 TIMER_EVENTS = frozenset(name for name in TAPE if name.startswith("kvm_hv_stimer_"))
+
+#: Vectors an APIC has.
+VECTORS = 256
 
 _FAR = 1 << 63
 
@@ -454,7 +458,7 @@ class Engine:
         register = vcpu.registers.get(SINT0 + sint, vcpu.vectors.get(sint))
         subject = Raised(vcpu, sint, vector, register, racing=not own and _changing(vcpu, sint, vector))
         self.judge.ask(Moment.RAISED, subject, event, vcpu, cell)
-        if register is None:
+        if register is None and 0 <= sint < SINTS:
             vcpu.vectors[sint] = vector
         if own:
             vcpu.raised.append((sint, cell, event))
@@ -493,9 +497,9 @@ class Engine:
         if end is None:
             return
         self.judge.ask(Moment.EOI, end, end.event, vcpu, end.cell)
-        if end.expected is None:
+        if end.expected is None and 0 <= end.vector < VECTORS:
             vcpu.endings[end.vector] = end.acknowledged
-        elif not self.judge.lossy:
+        elif end.expected is not None and not self.judge.lossy:
             for event, mark in end.marks:
                 self.judge.mark(event, mark)
 

@@ -55,6 +55,9 @@ TAPE: dict[str, tuple[str, ...]] = {
     "kvm_write_tsc_offset": (),
 }
 
+#: Fields a kernel, a carrier or a layout may lack; without any other, a row cannot be used and is left out.
+OPTIONAL = frozenset({"rip", "exit_reason", "isa", "reason", "errno", "found"})
+
 #: Position of an event's first own field, and the `place` of an event that belongs to no vCPU.
 FIELDS = 5
 NO_PLACE = -1
@@ -152,7 +155,7 @@ class _Reader:
 
 def _rows(name: str, batch: pa.RecordBatch) -> list[Event]:
     """The wanted rows of a batch as events."""
-    batch = _wanted(name, batch)
+    batch = _complete(name, _wanted(name, batch))
     column = {field: batch.column(batch.schema.get_field_index(field)) for field in batch.schema.names}
     vm, vcpu = column["vm"], column["vcpu"]
     vm_number = np.asarray(vm.cast(pa.int64()).fill_null(-1))
@@ -172,6 +175,15 @@ def _rows(name: str, batch: pa.RecordBatch) -> list[Event]:
             strict=False,
         )
     )
+
+
+def _complete(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Leave out rows that lack a field the model cannot do without."""
+    for field in ("seq", "ts_ns", "tid", *TAPE[name]):
+        column = batch.column(batch.schema.get_field_index(field))
+        if field not in OPTIONAL and column.null_count:
+            batch = batch.filter(column.is_valid())
+    return batch
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -387,7 +387,8 @@ class Timers:
         elif timer.periodic:
             timer.enable = True
             timer.pending = None
-            if timer.count:
+            # A timer that was armed before has a count, known or not.
+            if timer.count or (timer.count is None and timer.kind):
                 timer.pending = True
                 timer.process = vcpu.open(Due.PROCESS, event, cell, 1, self._expected(timer), number)
         else:

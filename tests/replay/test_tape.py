@@ -64,3 +64,13 @@ def test_an_event_in_words_has_its_fields() -> None:
     """Addresses and register values are hexadecimal, counts are not."""
     event = (3, 30, "kvm_hv_stimer_set_config", 0, 7, 1, 0x20003, False)
     assert text_of(event) == "3 kvm_hv_stimer_set_config timer_index=1 config=0x20003 host=0"
+
+
+def test_rows_without_a_field_the_model_needs_are_left_out() -> None:
+    """A callback of no timer says nothing; it neither counts nor crashes."""
+    rows = [row(0, timer_index=None), row(1, timer_index=3)]
+    counts: dict[str, int] = {}
+    found = [
+        event[0] for window in events({"kvm_hv_stimer_callback": table(rows)}, counts) for event in window
+    ]
+    assert (found, counts) == ([1], {"kvm_hv_stimer_callback": 1})
