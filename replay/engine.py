@@ -53,6 +53,9 @@ RESET_VECTOR = 0xFFF0
 #: SVM).
 MSR_EXITS = frozenset({(1, 31), (1, 32), (1, 84), (1, 85), (2, 0x7C)})
 
+#: VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the guest's hypervisor, without kvm_msr.
+NESTED_ENTRIES = frozenset({(1, 20), (1, 24)})
+
 #: Userspace exits (struct kvm_run) that the model knows.
 SHUTDOWN, SYSTEM_EVENT, HYPERV, RDMSR, WRMSR = 8, 24, 27, 29, 30
 
@@ -185,10 +188,13 @@ class Engine:
         number = -2 - place
         known = [vm.vcpus[number] for vm in self.vms.values() if number in vm.vcpus]
         for vcpu in known:
-            if name == "kvm_hv_stimer_callback":
-                self.timers.maybe_fired(vcpu, event[5])
-            elif name in TIMER_EVENTS:
-                vcpu.forget_timer(event[5])
+            if name in TIMER_EVENTS:
+                if not 0 <= event[5] < len(vcpu.timers):
+                    continue
+                if name == "kvm_hv_stimer_callback":
+                    self.timers.maybe_fired(vcpu, event[5])
+                else:
+                    vcpu.forget_timer(event[5])
             elif name == SET_MSR:
                 vcpu.registers.pop(event[5], None)
                 vcpu.sources_changed()
@@ -239,7 +245,9 @@ class Engine:
         if vcpu.ending is not None:
             self._ended(vcpu)
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole = event[4], True, event[0], True
-        vcpu.kind = "msr" if (event[6], event[5]) in MSR_EXITS else "other" if event[6] is not None else None
+        how = (event[6], event[5])
+        unclear = event[6] is None or how in NESTED_ENTRIES
+        vcpu.kind = "msr" if how in MSR_EXITS else None if unclear else "other"
         vcpu.effects.clear()
 
     def _userspace_exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
