@@ -18,6 +18,7 @@ from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.access import Access, Fault, expected_fault
 from hvtrace.replay.model.clock import REFERENCE, RUNTIME, ClockMoment, Reading
 from hvtrace.replay.model.exposure import Exposure
+from hvtrace.replay.model.hypercall import Call
 from hvtrace.replay.model.machine import Bench, UserspaceExit, Vcpu, Vm
 from hvtrace.replay.model.registers import STIMER0, host_wrote, known_value, settle
 from hvtrace.replay.model.stimer import Timers
@@ -102,6 +103,7 @@ class Engine:
             "kvm_msr": self._msr,
             "kvm_cpuid": self._cpuid,
             "kvm_hv_hypercall": self._hypercall,
+            "kvm_hv_hypercall_done": self._hypercall_done,
             "kvm_hv_synic_set_msr": self._synic_set_msr,
             "kvm_hv_synic_set_irq": self._synic_set_irq,
             "kvm_hv_synic_send_eoi": self._send_eoi,
@@ -435,6 +437,12 @@ class Engine:
 
     def _hypercall(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.hyperv = vcpu.visited = True
+        vcpu.call = event[5]
+
+    def _hypercall_done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.call is not None:
+            self.judge.ask(Moment.CALL, Call(vcpu, vcpu.call, event[5]), event, vcpu, cell)
+        vcpu.call = None
 
     def _syndbg(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.hyperv = True

@@ -45,6 +45,8 @@ class Moment(Enum):
     UNSENT = "raised alone"
     #: A SynIC register is written, by the guest or by userspace (`model.synic.SynicWrite`).
     SYNIC = "synic write"
+    #: A Hyper-V hypercall is complete (`model.hypercall.Call`).
+    CALL = "hypercall"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
     EXIT = "userspace exit"
     #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).

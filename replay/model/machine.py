@@ -176,6 +176,8 @@ class Vcpu:
     raced: bool = False
     #: SynIC registers before their last write (None: not known).
     former: dict[int, int | None] = field(default_factory=dict)
+    #: Code of the hypercall under way.
+    call: int | None = None
     #: What the SynIC itself showed since the last write of a source: the vector a source raised, the sources an end of
     #: interrupt acknowledged.
     vectors: dict[int, int] = field(default_factory=dict)
@@ -212,6 +214,7 @@ class Vcpu:
         self.reading = self.ending = None
         self.history.clear()
         self.taken.clear()
+        self.call = None
         self.visited = self.eom = False
 
     def forget_silent(self) -> None:

@@ -41,6 +41,9 @@ def check(access: Access) -> Verdict | None:
         return None
     fault = access.fault
     if fault.expected is None:
+        if access.write and not access.refused and access.row is not None and access.row.fault_mask:
+            # Whatever else decides: with reserved bits set it would have had to be refused.
+            return HOLDS
         return unknown(fault.reason)
     if fault.expected == access.refused:
         return HOLDS
