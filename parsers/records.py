@@ -196,11 +196,16 @@ def _array_bytes(
 
 
 def texts(data: pa.Array) -> pa.DictionaryArray:
-    """Byte strings as dictionary-encoded text, each cut at its first NUL; what is no UTF-8 is replaced."""
+    """Byte strings as dictionary-encoded text; what is no UTF-8 is replaced.
+
+    Each is cut at its first NUL, and loses the line end that marker writes have.
+    """
     encoded = data.cast(pa.binary()).dictionary_encode()
     names: dict[str, int] = {}
     code = [
-        names.setdefault(bytes(value).split(b"\0", 1)[0].decode("utf-8", "replace"), len(names))
+        names.setdefault(
+            bytes(value).split(b"\0", 1)[0].decode("utf-8", "replace").removesuffix("\n"), len(names)
+        )
         for value in encoded.dictionary.to_pylist()
     ]
     again = pa.array(code, pa.int32()).take(encoded.indices)

@@ -160,13 +160,14 @@ def _add_names(name: str, table: pa.Table) -> pa.Table:
     """Add the decoded names a tracepoint declares, beside their numbers."""
     declared = BY_NAME.get(name)
     for named in declared.names if declared else ():
-        column = table.column(column_name(named.field))
+        where = table.schema.get_field_index(column_name(named.field))
+        column = table.column(where)
         valid = column.is_valid().to_numpy() if column.null_count else None
         values = column.fill_null(0).to_numpy()
         isa = None
         if named.table == EXIT_REASON:
             isa = table.column("isa").fill_null(0).to_numpy()
-        table = table.append_column(named.column, decoded(named, values, isa, valid))
+        table = table.add_column(where + 1, named.column, decoded(named, values, isa, valid))
     return table
 
 
