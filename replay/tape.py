@@ -63,7 +63,7 @@ FIELDS = 5
 NO_PLACE = -1
 
 #: Rows of one table held at a time.
-BATCH = 1 << 16
+BATCH = 1 << 14
 
 _COMMON = ("seq", "ts_ns", "vm", "vcpu", "tid")
 
