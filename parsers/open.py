@@ -30,7 +30,7 @@ def open_recording(path: str | os.PathLike[str], tsc_khz: int | None = None) -> 
     head = read_head(path)
     if not head:
         raise InputError(path, "the file is empty")
-    from hvtrace.parsers.text import open_text, sniff_text
+    # Each parser is loaded where it is needed: the text parser alone takes a tenth of a second.
     from hvtrace.parsers.tracedat import TraceDat, is_tracedat
 
     if is_tracedat(head):
@@ -38,11 +38,15 @@ def open_recording(path: str | os.PathLike[str], tsc_khz: int | None = None) -> 
         if recording.text_offset is None:
             return recording
         recording.close()
+        from hvtrace.parsers.text import open_text
+
         return open_text(str(path), partial(_open_at, path, recording.text_offset), tsc_khz)
     from hvtrace.parsers.perfdata import PerfData, is_perfdata
 
     if is_perfdata(head):
         return PerfData(path)
+    from hvtrace.parsers.text import open_text, sniff_text
+
     if sniff_text(head) is not None:
         return open_text(str(path), lambda: open_stream(path), tsc_khz)
     raise InputError(path, f"not a recording hvtrace knows ({FORMATS})", 0)
