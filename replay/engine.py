@@ -7,6 +7,7 @@ and lets the state take what was observed (resynchronise), so that one fault is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -73,6 +74,10 @@ HARMLESS = frozenset({"kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_
 #: Events of an unknown VM after which one timer of each candidate is unknown.
 TIMER_EVENTS = frozenset(name for name in TAPE if name.startswith("kvm_hv_stimer_"))
 
+#: Interrupts of one thread kept, of which a synthetic source may be the cause (the idle threads of all CPUs are one),
+#: and threads for which they are kept.
+TAKEN, MAX_THREADS = 256, 4096
+
 #: Vectors an APIC has.
 VECTORS = 256
 
@@ -93,6 +98,8 @@ class Engine:
         self.losing = 0
         #: Threads of which something was seen since the last loss.
         self.known: set[int] = set()
+        #: Interrupts that a thread's last calls made an APIC take: vCPU and vector, by thread.
+        self.taken: dict[int, deque[tuple[int, int]]] = {}
         self._edges = _edges(losses)
         self._edge = 0
         self._next = self._edges[0][0] if self._edges else _FAR
@@ -173,6 +180,7 @@ class Engine:
         self._next = self._edges[self._edge][0] if self._edge < len(self._edges) else _FAR
         self.judge.lossy = True
         self.known.clear()
+        self.taken.clear()
         for vm in self.vms.values():
             self._decide(vm, last=True)
             vm.forget(Reason.EVENTS_LOST)
@@ -482,10 +490,10 @@ class Engine:
 
     def _must_be_accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """The APIC takes the interrupt first, in the same thread."""
-        taken = (event[4], event[6])
-        accepted: bool | None = taken in vcpu.taken
+        taken, own = (event[3], event[6]), self.taken.get(event[4], ())
+        accepted: bool | None = taken in own
         if accepted:
-            vcpu.taken.remove(taken)
+            self.taken[event[4]].remove(taken)
         elif event[4] not in self.known:
             accepted = None
         self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted), event, vcpu, cell)
@@ -532,7 +540,12 @@ class Engine:
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.vm.has_apic = True
-        vcpu.taken.append((event[4], event[5]))
+        if event[4] not in self.taken:
+            if len(self.taken) >= MAX_THREADS:
+                self.taken.clear()
+                self.known.clear()
+            self.taken[event[4]] = deque(maxlen=TAKEN)
+        self.taken[event[4]].append((event[3], event[5]))
         self.known.add(event[4])
         if event[4] == vcpu.tid:
             vcpu.accepted.append(event[5])
@@ -547,7 +560,7 @@ class Engine:
 
     def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         # With APICv it comes beside kvm_apic_accept_irq, or alone.
-        if (event[4], event[5]) not in vcpu.taken:
+        if (event[3], event[5]) not in self.taken.get(event[4], ()):
             self._accepted(event, vcpu, cell)
 
     # Timers

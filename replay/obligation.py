@@ -57,5 +57,7 @@ class Obligation:
     detail: str
     key: int = -1
     met: bool | None = None
+    #: The bound is passed, and an answer may still be under way (see Vcpu.entered).
+    late: bool = False
     excuse: Reason | None = None
     observed: str = "nothing"

@@ -225,7 +225,7 @@ class Timers:
         self.check_cleanups(vcpu, event[2])
         if timer.cleanup is not None:
             vcpu.break_(timer.cleanup, f"{event[2]} comes first")
-        vcpu.meet(timer.callback)
+        self._given_up(vcpu, timer, event)
         vcpu.drop(timer.process)
         vcpu.drop(timer.retry)
         timer.callback = timer.process = timer.retry = None
@@ -253,6 +253,14 @@ class Timers:
         if timer.suspect is not None:
             vcpu.break_(timer.suspect, "a cancellation without a cause")
             timer.suspect = None
+
+    def _given_up(self, vcpu: Vcpu, timer: Stimer, event: Event) -> None:
+        """A write or a cancellation ends what a callback asked for, unless the answer was long overdue."""
+        owed = timer.callback
+        if owed is not None and owed.late:
+            vcpu.break_(owed, f"two entries of the vCPU, then {event[2]}")
+        else:
+            vcpu.meet(owed)
 
     def _overdue(self, vcpu: Vcpu, timer: Stimer, event: Event) -> None:
         """The timer does something although its cancellation is owed: what KVM takes it for is not known."""
@@ -283,7 +291,7 @@ class Timers:
             timer.process = None
         timer.expiry = 0
         if asked is None or asked.due is Due.PROCESS:
-            vcpu.meet(timer.callback)
+            self._given_up(vcpu, timer, event)
             if cause == "":
                 # Harmless on a disabled timer: then the next read of its registers tells more.
                 harmless = timer.enable is False and not timer.armed

@@ -1,8 +1,8 @@
 """HV512 stimer-callback-unanswered
 
 ## What it finds
-The host timer fired, and before the vCPU's second next entry there is no expiration, no restart, no write
-and no cancellation of the timer.
+The host timer fired, and before the vCPU's second next entry there is no expiration, no restart, no write and no
+cancellation of the timer; nor does an answer come later, before the guest writes the timer or 4096 entries are over.
 
 ## Why it matters
 The guest's timer interrupt is lost.
@@ -12,13 +12,15 @@ The guest's timer interrupt is lost.
 > to look at the timer before it enters the guest; one entry may already be under way.
 
 ## When it cannot tell
-Where the recording ends or events are lost before the bound. The bound is counted in entries: a vCPU's
-thread may be preempted for long.
+Where the recording ends or events are lost before the bound. The bound is counted in entries: a vCPU's thread may be
+preempted for long. An expiration or a restart that comes late is accepted: the interrupt traces itself before it asks
+the vCPU to look, and a host that is itself a guest may be held up between the two.
 
 ## Example
     kvm_hv_stimer_callback: vcpu_id 0 timer 0
     kvm_entry: vcpu 0
     kvm_entry: vcpu 0
+    kvm_hv_stimer_set_count: vcpu_id 0 timer 0 count 30000 host 0
     expected an expiration, a start, a write or a cleanup, observed nothing
 """
 
