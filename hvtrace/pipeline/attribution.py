@@ -26,6 +26,11 @@ __all__ = ["Attribution", "Attributor"]
 #: `vm` and `vcpu` where they are not known or there is none.
 NONE = 0xFFFF
 
+#: VMs alive in one window up to which the only possible one is looked for.
+MAX_ALIVE = 256
+#: Changes of stints in a window, times threads, up to which each change has a table of its own.
+MAX_EPOCHS = 1 << 20
+
 U16 = npt.NDArray[np.uint16]
 Attribution = tuple[pa.Array, pa.Array]
 
@@ -63,7 +68,9 @@ class Attributor:
             self.evidence.learn(tables, base)
             self.machines = conclude(self.evidence, self.threads)
             self._views.append((base + events, hash(self.machines.view(base + events))))
-        lookup = _Lookup(self.machines, self.threads, self.evidence.shared, tables, base, self._carry)
+        lookup = _Lookup(
+            self.machines, self.threads, self.evidence.shared, tables, (base, events), self._carry
+        )
         done: dict[str, Attribution] = {}
         for name, table in tables.items():
             vm, vcpu = _attribute(name, table, lookup)
@@ -102,42 +109,58 @@ class _Lookup:
         threads: Threads,
         shared: set[int],
         tables: Tables,
-        base: int,
+        span: tuple[int, int],
         carry: dict[int, int],
     ) -> None:
-        self.machines = machines
-        self.base = base
+        self.base, events = span
+        alive = [
+            m
+            for m in machines.vms
+            if m.since < self.base + events and (m.until is None or m.until > self.base)
+        ]
+        self.alive = alive if len(alive) <= MAX_ALIVE else []
+        self.vms = machines.vms
         self.tgids = threads.tgids
         stints = machines.stints
         self.tids = np.array(sorted({s.tid for s in stints}), np.int64)
-        self._single = len(self.tids) == len(stints) and all(s.since == 0 for s in stints)
         index = {tid: i for i, tid in enumerate(self.tids.tolist())}
-        self._keys = np.array([(index[s.tid] << 40) + s.since for s in stints], np.int64)
-        self._vm = np.array([*(s.vm for s in stints), NONE]).astype(np.uint16)
-        self._vcpu = np.array([*(NONE if s.vcpu is None else s.vcpu for s in stints), NONE]).astype(np.uint16)
-        # A damaged record may name any thread; real ids are below 2**22.
-        small = len(self.tids) and self.tids.min() >= 0 and self.tids.max() < 1 << 23
-        size = int(self.tids.max()) + 2 if small else 0
+        size = int(self.tids.max()) + 2 if len(self.tids) and self.tids.max() < 1 << 23 else 0
         self._lut = np.full(size, -1, np.int32)
         if size:
             self._lut[self.tids] = np.arange(len(self.tids))
         self._shared = {tid: _Turns(tid, tables, carry.get(tid, NONE)) for tid in sorted(shared)}
+        # What each thread runs, from a seq of this window on; the last place is that of all other threads.
+        vm = np.full(len(self.tids) + 1, NONE, np.uint16)
+        vcpu = vm.copy()
+        self._epochs: list[tuple[int, U16, U16]] = [(0, vm, vcpu)]
+        changes = sorted((s for s in stints if s.since < self.base + events), key=lambda s: s.since)
+        room = max(MAX_EPOCHS // len(vm), 1)
+        for stint in changes:
+            at = max(stint.since - self.base, 0)
+            # Past what there is room for, a change is dated back to the one before.
+            if at > self._epochs[-1][0] and len(self._epochs) < room:
+                self._epochs.append((at, self._epochs[-1][1].copy(), self._epochs[-1][2].copy()))
+            _, vm, vcpu = self._epochs[-1]
+            vm[index[stint.tid]] = stint.vm
+            vcpu[index[stint.tid]] = NONE if stint.vcpu is None else stint.vcpu
 
     def carry(self) -> dict[int, int]:
         """VCPU that each shared thread ran last."""
         return {tid: turns.final for tid, turns in self._shared.items()}
 
     def thread(self, tid: npt.NDArray[np.int32], seq: npt.NDArray[np.int64]) -> tuple[U16, U16]:
-        """Return vm and vcpu of what the threads `tid` run at `seq` (of this window)."""
+        """Return vm and vcpu of what the threads `tid` run at `seq` (of this window, ascending)."""
         index = self._index(tid)
-        if self._single:
-            where = index.astype(np.int64)
+        if len(self._epochs) == 1:
+            _, vms, vcpus = self._epochs[0]
+            vm, vcpu = vms.take(index, mode="wrap"), vcpus.take(index, mode="wrap")
         else:
-            where = np.searchsorted(self._keys, (index.astype(np.int64) << 40) + seq + self.base, "right") - 1
-            ours = (where >= 0) & (index >= 0)
-            ours &= (self._keys[where] >> 40) == index if len(self._keys) else False
-            where = np.where(ours, where, -1)
-        vm, vcpu = self._vm.take(where, mode="wrap"), self._vcpu.take(where, mode="wrap")
+            vm, vcpu = np.empty(len(tid), np.uint16), np.empty(len(tid), np.uint16)
+            cuts = np.searchsorted(seq, [at for at, *_ in self._epochs]).tolist()
+            for (_, vms, vcpus), start, stop in zip(self._epochs, cuts, [*cuts[1:], len(tid)], strict=True):
+                if stop > start:
+                    vm[start:stop] = vms.take(index[start:stop], mode="wrap")
+                    vcpu[start:stop] = vcpus.take(index[start:stop], mode="wrap")
         for number, turns in self._shared.items():
             rows = np.flatnonzero(tid == number)
             if len(rows):
@@ -157,7 +180,7 @@ class _Lookup:
         """Return the only VM alive at `seq` (that has `vcpu`, where given), NONE where there is not exactly one."""
         found = np.full(len(seq), NONE, np.uint16)
         count = np.zeros(len(seq), np.int32)
-        for m in self.machines.vms:
+        for m in self.alive:
             here = np.ones(len(seq), np.bool_)
             if m.since > self.base:
                 here &= seq + self.base >= m.since
@@ -174,7 +197,7 @@ class _Lookup:
         """Return the only VM alive at `seq` of the process that `tid` belongs to."""
         found = np.full(len(tid), NONE, np.uint16)
         by_tgid: dict[int, list[int]] = {}
-        for m in self.machines.vms:
+        for m in self.alive:
             if m.tgid is not None:
                 by_tgid.setdefault(m.tgid, []).append(m.number)
         if not by_tgid:
@@ -182,7 +205,7 @@ class _Lookup:
         for number in np.unique(tid).tolist():
             vms = by_tgid.get(self.tgids.get(number, -1), [])
             rows = np.flatnonzero(tid == number)
-            for m in (self.machines.vms[v] for v in vms):
+            for m in (self.vms[v] for v in vms):
                 inside = seq[rows] + self.base >= m.since
                 if m.until is not None:
                     inside &= seq[rows] + self.base < m.until
@@ -221,7 +244,7 @@ def _attribute(name: str, table: pa.RecordBatch, lookup: _Lookup) -> tuple[U16, 
     declared = BY_NAME.get(name)
     context = Context.THREAD if declared is None else declared.context
     n = table.num_rows
-    if context is Context.NONE or not lookup.machines.vms:
+    if context is Context.NONE or not lookup.vms:
         return np.full(n, NONE, np.uint16), np.full(n, NONE, np.uint16)
     tid = table.column("tid").to_numpy(zero_copy_only=False)
     seq = table.column("seq").to_numpy(zero_copy_only=False).view(np.int64)

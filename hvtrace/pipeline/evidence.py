@@ -20,6 +20,9 @@ __all__ = ["Birth", "Evidence", "Tables"]
 #: The bare tables of a window, by tracepoint.
 Tables = dict[str, pa.RecordBatch]
 
+#: Creations of vCPUs taken notice of. A recording is untrusted, and each costs work with every window.
+MAX_BIRTHS = 20_000
+
 #: kvm_write_tsc_offset says "was 0" only for a vCPU just created (kvm_arch_vcpu_postcreate).
 WRITE_TSC, TRACK_TSC = "kvm_write_tsc_offset", "kvm_track_tsc"
 
@@ -54,22 +57,19 @@ class Evidence:
 
     def learn(self, tables: Tables, base: int) -> None:
         """Take in a window whose rows' `seq` start at `base`."""
-        tids, vcpus, seqs = _acting(tables)
+        runs = _acting(tables)
         births = _births(tables, base)
         if births:
-            order = np.lexsort((seqs, tids))
-            by_thread = tids[order], seqs[order]
-            for seq, tid, vcpu, online, offset in births:
+            whole = _acting(tables, whole=True)
+            order = np.lexsort((whole.last, whole.tid))
+            by_thread = whole.tid[order], whole.last[order]
+            for seq, tid, vcpu, online, offset in births[: MAX_BIRTHS - len(self.births)]:
                 since = self._since(tid, seq, by_thread, base)
                 self.births.append(Birth(seq, since, tid, vcpu, online, offset))
-        if not len(tids):
-            return
-        for tid, seq in _extremes(tids, seqs)[1]:
+        for tid, seq in _largest(runs.tid, runs.last):
             self.last[tid] = seq + base
-        named = vcpus >= 0
-        if not named.any():
-            return
-        for both, seq in _extremes((tids[named] << 32) | vcpus[named], seqs[named])[0]:
+        named = runs.vcpu >= 0
+        for both, seq in _smallest((runs.tid[named] << 32) | runs.vcpu[named], runs.first[named]):
             tid, vcpu = both >> 32, both & 0xFFFFFFFF
             known = self.acted.setdefault(tid, {})
             known.setdefault(vcpu, seq + base)
@@ -87,22 +87,30 @@ class Evidence:
         return self.last[tid] + 1 if tid in self.last else 0
 
 
+Column = npt.NDArray[np.int64]
 Pairs = list[tuple[int, int]]
 
 
-def _extremes(key: npt.NDArray[np.int64], value: npt.NDArray[np.int64]) -> tuple[Pairs, Pairs]:
-    """(key, smallest value) and (key, largest value) of each of the few distinct keys."""
-    # Keys come in long runs of ascending values: only the ends of the runs need sorting.
-    breaks = (key[1:] != key[:-1]) | (value[1:] < value[:-1])
-    starts = np.flatnonzero(np.concatenate([[True], breaks]))
-    ends = np.concatenate([starts[1:], [len(key)]]) - 1
-    order = np.argsort(key[starts], kind="stable")
-    keys = key[starts][order]
-    edge = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    names = keys[edge].tolist()
-    low = np.minimum.reduceat(value[starts][order], edge).tolist()
-    high = np.maximum.reduceat(value[ends][order], edge).tolist()
-    return list(zip(names, low, strict=True)), list(zip(names, high, strict=True))
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Events in a row by one thread as one vCPU: thread, vCPU (−1 not named), first and last seq of the run."""
+
+    tid: Column
+    vcpu: Column
+    first: Column
+    last: Column
+
+
+def _smallest(key: Column, value: Column) -> Pairs:
+    """(key, its smallest value) for each distinct key."""
+    order = np.lexsort((value, key))
+    edge = np.flatnonzero(np.diff(key[order], prepend=-1))
+    return list(zip(key[order][edge].tolist(), value[order][edge].tolist(), strict=True))
+
+
+def _largest(key: Column, value: Column) -> Pairs:
+    """(key, its largest value) for each distinct key."""
+    return [(k, -v) for k, v in _smallest(key, -value)]
 
 
 def numpy_column(table: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
@@ -118,23 +126,32 @@ def numpy_column(table: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
     return values
 
 
-def _acting(tables: Tables) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(tid, vcpu, seq) of every event that only a vCPU's own thread fires; vcpu −1 where it does not name it."""
-    parts: list[tuple[npt.NDArray[np.int64], ...]] = []
+def _acting(tables: Tables, *, whole: bool = False) -> _Runs:
+    """Runs of the events that only the vCPU's own thread fires, of all tables; `whole`: every event a run."""
+    parts: list[tuple[Column, Column, Column, Column]] = []
     for name, table in tables.items():
         declared = BY_NAME.get(name)
         if declared is None or declared.context is not Context.VCPU:
             continue
-        tid, seq = numpy_column(table, "tid"), numpy_column(table, "seq")
-        vcpu = (
-            np.full(len(tid), -1) if declared.vcpu_field is None else numpy_column(table, declared.vcpu_field)
+        tid = table.column("tid").to_numpy(zero_copy_only=False)
+        seq = table.column("seq").to_numpy(zero_copy_only=False)
+        vcpu = None
+        starts = np.ones(len(tid), np.bool_)
+        if not whole:
+            starts[1:] = tid[1:] != tid[:-1]
+        if declared.vcpu_field is not None:
+            field_ = table.column(declared.vcpu_field)
+            vcpu = numpy_column(table, declared.vcpu_field) if field_.null_count else field_.to_numpy()
+            starts[1:] |= vcpu[1:] != vcpu[:-1]
+        first = np.flatnonzero(starts)
+        last = np.append(first[1:], len(tid)) - 1
+        acted = np.full(len(first), -1, np.int64) if vcpu is None else vcpu[first].astype(np.int64)
+        parts.append(
+            (tid[first].astype(np.int64), acted, seq[first].astype(np.int64), seq[last].astype(np.int64))
         )
-        parts.append((tid, vcpu, seq))
     if not parts:
-        empty = np.empty(0, np.int64)
-        return empty, empty, empty
-    tids, vcpus, seqs = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return tids, vcpus, seqs
+        return _Runs(*(np.empty(0, np.int64) for _ in range(4)))
+    return _Runs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _births(tables: Tables, base: int) -> list[tuple[int, int, int, int, int | None]]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from hvtrace.errors import HvtraceError, InputError
 from hvtrace.parsers.open import open_recording
 from hvtrace.parsers.recording import IRQ, Lost, Recording, Threads, Window
+from hvtrace.pipeline.ahead import ahead
 from hvtrace.pipeline.attribution import Attribution, Attributor
 from hvtrace.pipeline.merge import merge
 from hvtrace.pipeline.metadata import find_metadata, host_facts, tsc_khz_of
@@ -89,7 +90,7 @@ def _write(
     first: int | None = None
     last: int | None = None
     with StoreWriter(target, force=force, prepare=_add_names) as writer:
-        for window in _windows(recordings, progress, total, doing):
+        for window in ahead(_windows(recordings, progress, total, doing)):
             who = attributor.attribute(window.tables, base, window.events)
             for name, batch in window.tables.items():
                 manifest.events[name] = manifest.events.get(name, 0) + batch.num_rows

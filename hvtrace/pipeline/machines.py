@@ -14,6 +14,10 @@ from hvtrace.pipeline.evidence import Birth, Evidence
 __all__ = ["Machine", "Machines", "Stint", "conclude"]
 
 
+#: VMs, the latest, that a new vCPU may belong to.
+MAX_WAITING = 256
+
+
 @dataclass(slots=True)
 class Machine:
     """One VM: numbered by first appearance; alive from `since` to `until` (seq, None: to the end)."""
@@ -108,7 +112,7 @@ def _born(evidence: Evidence, threads: Threads) -> list[_Group]:
 
 def _joined(groups: list[_Group], birth: Birth, tgid: int | None) -> _Group | None:
     """The VM that was waiting for this vCPU: by process, else by count and TSC offset, else the nearest thread's."""
-    waiting = [g for g in groups if birth.vcpu not in g.creators and g.tgid == tgid]
+    waiting = [g for g in groups[-MAX_WAITING:] if birth.vcpu not in g.creators and g.tgid == tgid]
     if tgid is None:
         waiting = [g for g in waiting if g.online == birth.online - 1]
         same = [g for g in waiting if g.offset == birth.offset]
