@@ -22,7 +22,7 @@ __all__ = ["StreamFactory", "TextRecording", "open_text"]
 StreamFactory = Callable[[], BinaryIO]
 
 #: Bytes of text in one window.
-BLOCK = 8 << 20
+BLOCK = 16 << 20
 #: A line longer than this is cut into pieces.
 LONGEST_LINE = 1 << 20
 #: Bytes looked at to tell what the text is.
@@ -69,6 +69,10 @@ def _blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
         yield data[:cut]
     if rest:
         yield rest
+
+
+#: Blocks read at the same time.
+READERS = 2
 
 
 class TextRecording:
@@ -140,16 +144,21 @@ class TextRecording:
             raise InputError(self.source.path, f"no event was found in this text ({sample})")
 
     def _read(self, stream: BinaryIO) -> Iterator[tuple[int, Block]]:
-        """Blocks in their order; one is read while the one before it is taken up."""
-        reader = BlockReader(self._dialect, self._stamps, self.source.format == "ftrace text")
-        with ThreadPoolExecutor(1) as pool:
+        """Blocks in their order; the next ones are read while one is taken up.
+
+        Readers remember what fitted last, so each takes every so many-th block and never two at a time: what comes
+        out does not depend on which was faster.
+        """
+        kernel = self.source.format == "ftrace text"
+        readers = [BlockReader(self._dialect, self._stamps, kernel) for _ in range(READERS)]
+        with ThreadPoolExecutor(READERS) as pool:
             pending: deque[tuple[int, Future[Block]]] = deque()
             try:
-                for data in _blocks(stream, BLOCK):
-                    pending.append((len(data), pool.submit(reader.read, data)))
-                    if len(pending) > 1:
+                for number, data in enumerate(_blocks(stream, BLOCK)):
+                    if len(pending) == READERS:
                         size, block = pending.popleft()
                         yield size, block.result()
+                    pending.append((len(data), pool.submit(readers[number % READERS].read, data)))
                 while pending:
                     size, block = pending.popleft()
                     yield size, block.result()
