@@ -58,10 +58,15 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A part of the file that could not be read. `offset` in bytes (text: of the decompressed text)."""
+    """A part of the file that could not be read. `offset` in bytes (text: of the decompressed text).
+
+    `cut`: the file merely ends too early, and what is there is sound; otherwise bytes are wrong, and nobody knows
+    which others are.
+    """
 
     offset: int
     message: str
+    cut: bool = False
 
 
 @dataclass(slots=True)

@@ -20,9 +20,12 @@ import zstandard
 
 from hvtrace.errors import InputError
 
-__all__ = ["CONTAINERS", "Mapped", "container_of", "fault_of", "open_stream", "read_head", "release"]
+__all__ = ["CONTAINERS", "ENDS", "Mapped", "container_of", "fault_of", "open_stream", "read_head", "release"]
 
 BLOCK = 1 << 20
+
+#: What a fault says of a container that is cut, as against one that is damaged.
+ENDS = "ends in the middle"
 
 #: Magic bytes → name of the container. Sources: RFC 1952, RFC 8878, the .xz file format, section 2.1.1.
 CONTAINERS: tuple[tuple[bytes, str], ...] = (

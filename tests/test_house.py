@@ -68,10 +68,7 @@ def test_no_bare_import_of_the_rooms() -> None:
         str(path)
         for room in ("hvtrace", "parsers", "replay", "tests", "benchmarks")
         for path in (TOP / room).rglob("*.py")
-        if any(
-            re.match(r"(import|from) (parsers|replay)\b", line)
-            for line in path.read_text().splitlines()
-        )
+        if any(re.match(r"(import|from) (parsers|replay)\b", line) for line in path.read_text().splitlines())
     ]
     assert bare == []
 

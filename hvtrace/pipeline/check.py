@@ -230,17 +230,18 @@ def _losses(manifest: Manifest, notes: list[str]) -> list[tuple[int | None, int 
     """Stretches of time in which events may be missing: those the recording declares, and three more.
 
     perf and a person at tracefs switch tracepoints on and off one after the other, so that the first and the last
-    moments of such a recording show only some of them. Of damage it is not known when its events were.
+    moments of such a recording show only some of them. What a cut file lacks is among the declared losses; but where
+    bytes are wrong, nobody knows which others are.
     """
     losses = [(lost.get("from_ns"), lost.get("to_ns")) for lost in manifest.lost]
     first, last = manifest.time.get("first_ns"), manifest.time.get("last_ns")
     gradual = any(not _format(source).startswith("trace.dat") for source in manifest.sources)
     if gradual and first is not None and last is not None:
         losses += [(None, first + GRADUAL_NS), (last - GRADUAL_NS, None)]
-    if any(source.get("damaged") for source in manifest.sources):
+    if any(source.get("corrupt") for source in manifest.sources):
         losses.append((None, None))
         notes.append(
-            "the recording is damaged: events are missing that nobody can place, so nothing is judged"
+            "the recording is corrupt: nobody knows which of its bytes are right, so nothing is judged"
         )
     return losses
 

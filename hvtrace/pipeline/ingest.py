@@ -192,6 +192,7 @@ def _describe(
             "clock": asdict(r.clock),
             "facts": r.facts,
             "damaged": len(r.damage),
+            "corrupt": sum(not d.cut for d in r.damage),
             "damage": [asdict(d) for d in r.damage[:MAX_LISTED]],
             "not_understood": asdict(r.not_understood),
         }

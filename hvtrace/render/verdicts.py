@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from hvtrace.abi.msr import by_name
+
 if TYPE_CHECKING:
     from hvtrace.pipeline.check import CheckResult
     from hvtrace.replay.verdict import Divergence
@@ -95,13 +97,23 @@ def _paragraph(found: Divergence) -> list[str]:
         others = ", ".join(f"{code} {number} times" for code, number in sorted(found.also.items()))
         lines.append(f"  other faces of it, as it seems: {others}")
     if found.state:
-        lines.append("  state")
-        lines += [f"    {name:<36} {value}" for name, value in found.state.items()]
+        lines.append("  state (registers at their reset value are left out)")
+        lines += [
+            f"    {name:<36} {value}" for name, value in found.state.items() if not _at_reset(name, value)
+        ]
     if found.history:
         lines.append("  last events of this vCPU")
         lines += [f"    {line}" for line in found.history]
     lines.append(f"  hvtrace rules {found.rule} explains the rule")
     return lines
+
+
+def _at_reset(name: str, value: str) -> bool:
+    """Whether a line of the state says nothing: a register at its reset value, a timer never set."""
+    register = by_name(name)
+    if register is not None:
+        return value == f"{register.reset or 0:#x}"
+    return value.startswith("config 0x0, count 0,")
 
 
 def _coverage(result: CheckResult) -> list[str]:

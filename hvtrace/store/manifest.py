@@ -22,11 +22,12 @@ MANIFEST = "manifest.json"
 class Manifest:
     """The manifest's keys, as in the file.
 
-    `sources`: per recording name, size (bytes), format, clock, facts, damage ([{offset, message}]), damaged (how
-    many), not_understood ({count, samples}). `clock`: name, unit of `ts_ns` ("ns" or "ticks"), raw (whether tables have
-    `ts_raw`). `events`: rows by tracepoint. `tracepoints`: names of all events whose formats the recording carries.
-    `lost`: [{cpu, from_ns, to_ns, count}], null where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm,
-    name, vcpus: [{vcpu, tids}], first_seq, last_seq, tgid, certain}]. `host`: facts from metadata beside the recording.
+    `sources`: per recording name, size (bytes), format, clock, facts, damage ([{offset, message, cut}]), damaged
+    (how many), corrupt (how many of them are more than a file that ends early), not_understood ({count, samples}).
+    `clock`: name, unit of `ts_ns` ("ns" or "ticks"), raw (whether tables have `ts_raw`). `events`: rows by tracepoint.
+    `tracepoints`: names of all events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null
+    where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq,
+    last_seq, tgid, certain}]. `host`: facts from metadata beside the recording.
     """
 
     sources: list[dict[str, Any]] = field(default_factory=list)

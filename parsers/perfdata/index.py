@@ -163,7 +163,7 @@ class _Builder:
                 progress(done + 8 * (attempt.limit - stretch.start))
         if stretch.tail and not self._cut:
             message = f"the records end with {stretch.tail} bytes that are no record"
-            self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message))
+            self.index.damage.append(Damage(stretch.offset_of(stretch.stop), message, cut=True))
             self.index.cut = True
 
     def finish(self) -> Index:

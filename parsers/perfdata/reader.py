@@ -19,7 +19,7 @@ from hvtrace.parsers.perfdata.index import SPAN, Index, make_index
 from hvtrace.parsers.perfdata.samples import Events, Samples
 from hvtrace.parsers.perfdata.threads import ThreadNames
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
-from hvtrace.parsers.source import Mapped
+from hvtrace.parsers.source import ENDS, Mapped
 from hvtrace.parsers.tables import EventTables, Merged
 
 __all__ = ["PerfData"]
@@ -84,7 +84,7 @@ class PerfData:
             raise
         for mapped in self._mapped:
             if mapped.fault:
-                header.damage.append(Damage(mapped.size, mapped.fault))
+                header.damage.append(Damage(mapped.size, mapped.fault, ENDS in mapped.fault))
         if not header.events:
             header.damage.append(Damage(first.size, "the file holds no event formats (tracing data)"))
         self._events = Events(header.attrs)

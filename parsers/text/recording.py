@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from hvtrace.errors import InputError
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
-from hvtrace.parsers.source import fault_of
+from hvtrace.parsers.source import ENDS, fault_of
 from hvtrace.parsers.text.block import Block, BlockReader, Stamps
 from hvtrace.parsers.text.sniff import counts_cycles, dialect_of, sniff_text, stamps_of
 
@@ -135,7 +135,7 @@ class TextRecording:
                 if window is not None:
                     yield window
             if fault := fault_of(stream):
-                self.damage.append(Damage(offset, fault))
+                self.damage.append(Damage(offset, fault, ENDS in fault))
         last = joints.last()
         if last is not None:
             yield last

@@ -182,16 +182,18 @@ def _place(header: Header, source: Mapped, buffer: Buffer, cpu: CpuData) -> Plac
     where = f"buffer {buffer.name!r}, CPU {cpu.cpu}" if buffer.name else f"CPU {cpu.cpu}"
     cut = False
 
-    def broken(message: str, offset: int | None = None) -> None:
+    def broken(message: str, offset: int | None = None, *, ends: bool = False) -> None:
         nonlocal cut
         cut = True
-        header.damage.append(Damage(cpu.offset if offset is None else offset, f"{where}: {message}"))
+        header.damage.append(Damage(cpu.offset if offset is None else offset, f"{where}: {message}", ends))
 
     size, chunks = 0, []
     if not MIN_PAGE <= buffer.page_size <= MAX_PAGE or buffer.page_size % 4:
         broken(f"a page size of {buffer.page_size} bytes")
     elif cpu.offset >= source.size:
-        broken(f"all {cpu.size} bytes of its data lie past the end of the file ({source.size} bytes)")
+        broken(
+            f"all {cpu.size} bytes of its data lie past the end of the file ({source.size} bytes)", ends=True
+        )
     elif buffer.compressed:
         chunks = _chunks(source, buffer, cpu, broken)
         size = sum(chunk.size for chunk in chunks)
@@ -201,12 +203,12 @@ def _place(header: Header, source: Mapped, buffer: Buffer, cpu: CpuData) -> Plac
         size = min(cpu.size, source.size - cpu.offset)
         if size < cpu.size:
             missing = f"{cpu.size - size} of {cpu.size} bytes of its data"
-            broken(f"{missing} lie past the end of the file", cpu.offset + size)
+            broken(f"{missing} lie past the end of the file", cpu.offset + size, ends=True)
         size = size // 4 * 4
     return Place(size, chunks, cut)
 
 
-def _chunks(source: Mapped, buffer: Buffer, cpu: CpuData, report: Callable[[str, int], None]) -> list[Chunk]:
+def _chunks(source: Mapped, buffer: Buffer, cpu: CpuData, report: Callable[..., None]) -> list[Chunk]:
     """Walk the chunk table: u32 count, then each {u32 packed size, u32 size, bytes}."""
     data, at = source.data, cpu.offset
     # The table's size does not count the chunk headers: the count of chunks is what tells.
@@ -216,7 +218,7 @@ def _chunks(source: Mapped, buffer: Buffer, cpu: CpuData, report: Callable[[str,
     chunks: list[Chunk] = []
     for number in range(count):
         if at + 8 > stop:
-            report(f"the file ends after {number} of {count} compressed runs of pages", at)
+            report(f"the file ends after {number} of {count} compressed runs of pages", at, ends=True)
             break
         packed = int.from_bytes(data[at : at + 4], "little")
         size = int.from_bytes(data[at + 4 : at + 8], "little")
@@ -225,7 +227,7 @@ def _chunks(source: Mapped, buffer: Buffer, cpu: CpuData, report: Callable[[str,
             report(f"compressed run {number} announces {packed} bytes for {size}", at - 8)
             break
         if at + packed > stop:
-            report(f"the file ends inside compressed run {number} of {count}", at)
+            report(f"the file ends inside compressed run {number} of {count}", at, ends=True)
             break
         chunks.append(Chunk(at, packed, size, 0))
         at += packed

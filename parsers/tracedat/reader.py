@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hvtrace.errors import InputError
 from hvtrace.parsers.cursor import Cursor
 from hvtrace.parsers.recording import Clock, Damage, Lost, NotUnderstood, Progress, Source, Threads, Window
-from hvtrace.parsers.source import Mapped
+from hvtrace.parsers.source import ENDS, Mapped
 from hvtrace.parsers.tables import Comms, EventTables, Merged
 from hvtrace.parsers.tracedat import version6, version7
 from hvtrace.parsers.tracedat.layout import MAGIC, Buffer, Header, Tsc2Nsec
@@ -105,10 +105,11 @@ class TraceDat:
             self._mapped.close()
             raise
         if self._mapped.fault:
-            header.damage.append(Damage(self._mapped.size, self._mapped.fault))
+            header.damage.append(Damage(self._mapped.size, self._mapped.fault, ENDS in self._mapped.fault))
         self.source = Source(str(path), os.path.getsize(path), f"trace.dat {header.version}")
         clocks = {b.clock for b in header.buffers if b.clock} or {header.clock or "local"}
         if len(clocks) > 1:
+            header.incomplete = True
             header.damage.append(Damage(0, f"buffers use several clocks: {', '.join(sorted(clocks))}"))
         self._scale: Tsc2Nsec | int | None = header.tsc2nsec
         name = sorted(clocks)[0] if None in clocks or header.clock not in clocks else str(header.clock)

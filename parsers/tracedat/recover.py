@@ -41,7 +41,9 @@ def find_pages(header: Header, cursor: Cursor, at: int) -> None:
         header.buffers.append(Buffer("", header.clock, page, tuple(cpus), compressed=True))
         header.damage.append(
             Damage(
-                at, "the file ends before its table of buffers; CPUs are numbered by the order of their data"
+                at,
+                "the file ends before its table of buffers; CPUs are numbered by the order of their data",
+                cut=True,
             )
         )
 

@@ -151,7 +151,7 @@ def read_header(header: Header, cursor: Cursor) -> None:
             if not header.events:
                 raise
             header.incomplete = True
-            header.damage.append(Damage(error.offset or 0, error.reason))
+            header.damage.append(Damage(error.offset or 0, error.reason, "the file ends" in error.reason))
             break
     if not header.buffers and end:
         find_pages(header, cursor, end)

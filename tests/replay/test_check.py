@@ -91,15 +91,21 @@ def test_gradual_starts_and_damage_are_losses() -> None:
     )
     notes: list[str] = []
     assert checking._losses(manifest, notes) == [(5, 7), (None, 100_000_000), (900_000_000, None)]
-    manifest.sources = [{"format": "trace.dat 7", "damaged": 1}]
+    manifest.sources = [{"format": "trace.dat 7", "damaged": 1, "corrupt": 1}]
     assert checking._losses(manifest, notes) == [(5, 7), (None, None)]
-    assert "damaged" in notes[0]
+    assert "corrupt" in notes[0]
 
 
 def test_a_tiny_store_is_judged(tmp_path: Path) -> None:
-    """EOM reads 1: one divergence, at that event; in a damaged recording, nothing."""
+    """EOM reads 1: one divergence, at that event; in a corrupt recording, nothing; in a cut one, what is there."""
     result = check(store(tmp_path / "whole"))
     assert [(found.rule, found.seq, found.vcpu) for found in result.divergences] == [("HV206", 2, 0)]
     assert (result.replayed, result.total, result.judged["kvm_msr"]) == (4, 4, 1)
-    damaged = store(tmp_path / "damaged", sources=[{"name": "x", "format": "trace.dat 7", "damaged": 2}])
+    damaged = store(
+        tmp_path / "damaged", sources=[{"name": "x", "format": "trace.dat 7", "damaged": 2, "corrupt": 2}]
+    )
     assert check(damaged).verdict == "unjudged"
+    cut = store(
+        tmp_path / "cut", sources=[{"name": "x", "format": "trace.dat 7", "damaged": 2, "corrupt": 0}]
+    )
+    assert check(cut).verdict == "diverged"
