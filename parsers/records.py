@@ -108,7 +108,9 @@ def _column(words: Words, at: Index, length: Index, column: Column, rows: Packed
         return pa.nulls(n, ARROW_TYPES[column.type])
     if source.array:
         data = _array_bytes(words, at, length, source, column.sized_by)
-        return texts(data) if column.type == "str" else data
+        # Text that runs to the record's end is a marker write, which ends its line.
+        marker = source.loc is None and not source.size
+        return texts(data, "\n" if marker else "") if column.type == "str" else data
     if column.type in ("str", "bytes"):
         return _fixed_bytes(words, at, source.offset, source.size)
     if source.size in (1, 2, 4, 8):
@@ -195,10 +197,10 @@ def _array_bytes(
     return pa.Array.from_buffers(pa.large_binary(), len(at), [None, pa.py_buffer(ends), pa.py_buffer(data)])
 
 
-def texts(data: pa.Array) -> pa.DictionaryArray:
+def texts(data: pa.Array, without: str = "") -> pa.DictionaryArray:
     """Byte strings as dictionary-encoded text; what is no UTF-8 is replaced.
 
-    Each is cut at its first NUL, and loses the line end that marker writes have.
+    Each is cut at its first NUL, and at its end loses `without`.
     """
     encoded = data.cast(pa.binary()).dictionary_encode()
     names: dict[str, int] = {}

@@ -142,7 +142,7 @@ class _Lookup:
                 self._epochs.append((at, self._epochs[-1][1].copy(), self._epochs[-1][2].copy()))
             _, vm, vcpu = self._epochs[-1]
             vm[index[stint.tid]] = stint.vm
-            vcpu[index[stint.tid]] = NONE if stint.vcpu is None else stint.vcpu
+            vcpu[index[stint.tid]] = NONE if stint.vcpu is None else min(stint.vcpu, NONE)
 
     def carry(self) -> dict[int, int]:
         """VCPU that each shared thread ran last."""

@@ -145,6 +145,9 @@ def _acting(tables: Tables, *, whole: bool = False) -> _Runs:
             starts[1:] |= vcpu[1:] != vcpu[:-1]
         first = np.flatnonzero(starts)
         last = np.append(first[1:], len(tid)) - 1
+        # No thread has a negative id; a damaged record may.
+        real = tid[first] >= 0
+        first, last = first[real], last[real]
         acted = np.full(len(first), -1, np.int64) if vcpu is None else vcpu[first].astype(np.int64)
         parts.append(
             (tid[first].astype(np.int64), acted, seq[first].astype(np.int64), seq[last].astype(np.int64))
@@ -179,7 +182,7 @@ def _births(tables: Tables, base: int) -> list[tuple[int, int, int, int, int | N
             fresh.pop(tid, None)
             if a == 0:
                 fresh[tid] = (seq, vcpu, b)
-        elif tid in fresh and fresh[tid][1] == vcpu:
+        elif tid >= 0 and tid in fresh and fresh[tid][1] == vcpu:
             started, _, offset = fresh.pop(tid)
             births.append((started + base, tid, vcpu, a, offset))
     return births

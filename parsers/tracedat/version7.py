@@ -208,5 +208,10 @@ def _buffer(header: Header, cursor: Cursor, data: Cursor) -> Buffer:
         header.damage.append(
             Damage(data.base + data.at, f"buffer {name!r} ends after {len(rows)} of {cpus} CPUs")
         )
+    numbered = [row for row in rows if row.cpu < MAX_COUNT]
+    if len(numbered) < len(rows):
+        header.incomplete = True
+        header.damage.append(Damage(data.base + data.at, f"buffer {name!r} names CPUs beyond {MAX_COUNT}"))
+    rows = numbered
     section = _section(cursor, offset, options.BUFFER)
     return Buffer(name, clock or None, page_size, tuple(rows), bool(section.flags & COMPRESSED))

@@ -183,3 +183,14 @@ def test_dozens_of_vms_by_one_thread(tmp_path_factory: pytest.TempPathFactory) -
     entries = pl.read_parquet(store / "events/kvm_entry.parquet")
     assert entries["vm"].null_count() == 0
     assert entries["vm"].is_sorted()
+
+
+def test_what_a_damaged_record_says_breaks_nothing() -> None:
+    """A negative thread, a vCPU id no kernel gives: no VM is made of the one, and no vCPU of the other."""
+    rows, attributor = attribute("""
+        1 0 -5 kvm_entry vcpu_id=0
+        2 0 7 kvm_entry vcpu_id=70000
+        3 0 8 kvm_entry vcpu_id=0
+    """)
+    assert rows["kvm_entry"] == [(None, None), (0, None), (0, 0)]
+    assert [sorted(vm.vcpus) for vm in attributor.machines.vms] == [[0, 70000]]
