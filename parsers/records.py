@@ -206,7 +206,7 @@ def texts(data: pa.Array, without: str = "") -> pa.DictionaryArray:
     names: dict[str, int] = {}
     code = [
         names.setdefault(
-            bytes(value).split(b"\0", 1)[0].decode("utf-8", "replace").removesuffix("\n"), len(names)
+            bytes(value).split(b"\0", 1)[0].decode("utf-8", "replace").removesuffix(without), len(names)
         )
         for value in encoded.dictionary.to_pylist()
     ]
