@@ -117,12 +117,16 @@ def _at_reset(name: str, value: str) -> bool:
 
 
 def _coverage(result: CheckResult) -> list[str]:
-    lines = [f"{'rule':<8}{'holds':>10}{'diverges':>10}  unknown"]
+    from hvtrace.replay.rules import rule_by_code
+
+    lines = [f"{'rule':<36}{'holds':>8}{'diverges':>10}  unknown"]
     for rule, counted in result.coverage.items():
         if not (counted.holds or counted.diverges or counted.unknown):
             continue
         reasons = ", ".join(f"{reason.value} {number}" for reason, number in sorted(counted.unknown.items()))
-        lines.append(f"{rule:<8}{counted.holds:>10}{counted.diverges:>10}  {reasons or '-'}")
+        known = rule_by_code(rule)
+        title = f"{rule} {known.name if known else ''}"
+        lines.append(f"{title:<36}{counted.holds:>8}{counted.diverges:>10}  {reasons or '-'}")
     lines += ["", f"{'tracepoint':<32}{'on the tape':>12}{'judged':>10}"]
     for name, total in sorted(result.totals.items()):
         if result.judged[name] or name.startswith(("kvm_hv_", "kvm_msr")):

@@ -199,8 +199,10 @@ class TraceDat:
         if not len(pages):
             return
         done = decode_pages(words, pages, sizes, self._header.page)
-        for _, word in done.faults:
-            self._fault(4 * word, "a ring-buffer page breaks off here")
+        for row, word in done.faults:
+            # A page that the end of the file has cut is no wrong page.
+            at_end = bool(pages[row] + sizes[row] >= len(words))
+            self._fault(4 * word, "a ring-buffer page breaks off here", cut=at_end)
         broken = np.array(sorted({page for page, _ in done.faults}), np.int64)
         page = event = 0
         for p, (own, _) in zip(low, parts, strict=True):
@@ -286,10 +288,10 @@ class TraceDat:
     def _ns_one(self, raw: int) -> int:
         return int(self._ns(np.array([raw], np.uint64))[0])
 
-    def _fault(self, offset: int, message: str) -> None:
+    def _fault(self, offset: int, message: str, *, cut: bool = False) -> None:
         if self._packed:
             message += " (offset within the unpacked pages)"
-        self.damage.append(Damage(offset, message))
+        self.damage.append(Damage(offset, message, cut))
 
     def _short_record(self, word: int) -> None:
         self._fault(4 * word, "a record is shorter than its event's format says")

@@ -154,6 +154,19 @@ def test_a_file_cut_inside_its_pages_keeps_what_is_whole(tmp_path: Path) -> None
     found = sum(w.events for w in recording.windows())
     assert 100 < found < 150
     assert any("past the end of the file" in d.message for d in recording.damage)
+    assert all(d.cut for d in recording.damage)
+
+
+def test_a_version_7_file_cut_before_its_table_of_buffers_keeps_its_pages(tmp_path: Path) -> None:
+    """Compressed runs are found behind the options; as nobody knows what is missing, everything is declared lossy."""
+    pages = [Page(n * 100, tuple(Data(1, msr(n)) for _ in range(50))) for n in range(4)]
+    data = TraceDat(HOST, [Buffer({0: pages, 1: pages})], compression="zstd", chunk_pages=1).pack()
+    path = tmp_path / "cut.dat"
+    path.write_bytes(data[: data.rfind(b"\x28\xb5\x2f\xfd")])
+    recording = open_recording(path)
+    windows = list(recording.windows())
+    assert sum(w.events for w in windows) >= 200
+    assert Lost(None, None, None, None) in windows[0].lost
 
 
 @pytest.mark.parametrize("version", [6, 7])
