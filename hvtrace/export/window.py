@@ -129,7 +129,7 @@ class Arguments:
             there = present
             if rows[s.column].null_count():
                 there = rows[s.column].is_not_null().to_numpy() & (True if present is None else present)
-            found.append(self.one(s, rows[s.column].fill_null(0).to_numpy(), there))
+            found.append(self.one(s, filled(rows, s.column), there))
         return found
 
     def one(self, shown: Shown, values: npt.NDArray[Any], present: Bool | None = None) -> Argument:
@@ -142,9 +142,14 @@ class Arguments:
         return Argument(self._names.argument(shown.name), shown.kind, values, present)
 
 
+def filled(rows: pl.DataFrame, name: str) -> npt.NDArray[Any]:
+    """Return a column with its own type, null as 0."""
+    return rows[name].fill_null(False if rows[name].dtype == pl.Boolean else 0).to_numpy()
+
+
 def column(rows: pl.DataFrame, name: str) -> I64:
     """Return a column as int64, null as 0; 64-bit values keep their bits."""
-    values = rows[name].fill_null(False if rows[name].dtype == pl.Boolean else 0).to_numpy()
+    values = filled(rows, name)
     return values.view(np.int64) if values.dtype == np.uint64 else values.astype(np.int64)
 
 
