@@ -48,7 +48,6 @@ class Attributor:
     machines: Machines = field(default_factory=lambda: Machines([], []))
     learning: bool = True
     _views: list[tuple[int, int]] = field(default_factory=list)
-    _tgids: int = 0
     _armed: ArmedTimers = field(default_factory=ArmedTimers)
     _carry: dict[int, int] = field(default_factory=dict)
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hvtrace.errors import HvtraceError, InputError
+from hvtrace.parsers.ahead import ahead
 from hvtrace.parsers.open import open_recording
 from hvtrace.parsers.recording import IRQ, Lost, Recording, Threads, Window
-from hvtrace.pipeline.ahead import ahead
 from hvtrace.pipeline.attribution import Attribution, Attributor
 from hvtrace.pipeline.merge import merge
 from hvtrace.pipeline.metadata import find_metadata, host_facts, tsc_khz_of

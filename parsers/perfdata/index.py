@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from hvtrace.parsers.perfdata.ahead import ahead
+from hvtrace.parsers.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Stretch
 from hvtrace.parsers.perfdata.framing import BATCH, Attempt, Framer, Frames
 from hvtrace.parsers.perfdata.kept import LARGEST, KeptSizes

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hvtrace.errors import InputError
-from hvtrace.parsers.perfdata.ahead import ahead
+from hvtrace.parsers.ahead import ahead
 from hvtrace.parsers.perfdata.area import Area, Part, in_place, spooled
 from hvtrace.parsers.perfdata.framing import CompressedError
 from hvtrace.parsers.perfdata.header import is_perf_directory, read_header

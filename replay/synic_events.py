@@ -1,0 +1,208 @@
+"""The engine's handlers for events of the SynIC, its interrupts and the synthetic timers.
+
+As in the engine: the model says what must be, the rules are asked, the state takes what was observed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.msr_synic import SINTS
+from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.machine import Vcpu
+from hvtrace.replay.model.registers import host_wrote
+from hvtrace.replay.model.stimer import Timers
+from hvtrace.replay.model.synic import (
+    EOM,
+    SINT0,
+    Accepted,
+    Acknowledgement,
+    EndOfInterrupt,
+    Raised,
+    SynicWrite,
+    acknowledges,
+)
+from hvtrace.replay.obligation import Due
+from hvtrace.replay.rule import Moment
+
+if TYPE_CHECKING:
+    from hvtrace.replay.tape import Event
+
+__all__ = ["SynicEvents"]
+
+SET_MSR = "kvm_hv_synic_set_msr"
+
+#: Interrupts of one thread kept, of which a synthetic source may be the cause (the idle threads of all CPUs are one),
+#: and threads for which they are kept.
+TAKEN, MAX_THREADS = 256, 4096
+
+#: Vectors an APIC has.
+VECTORS = 256
+
+
+class SynicEvents:
+    """The part of an engine that knows these events."""
+
+    judge: Judge
+    timers: Timers
+    #: Threads of which something was seen since the last loss.
+    known: set[int]
+    #: Interrupts that a thread's last calls made an APIC take: vCPU and vector, by thread.
+    taken: dict[int, deque[tuple[int, int]]]
+
+    # SynIC
+
+    def _effect(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """A guest's MSR write shows an effect: its kvm_msr must follow."""
+        vcpu.effects.append((event, cell))
+        if vcpu.kind in ("msr", "other") and vcpu.whole:
+            vcpu.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
+
+    def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        subject = SynicWrite(vcpu, event[5], event[6], bool(event[7]))
+        self.judge.ask(Moment.SYNIC, subject, event, vcpu, cell)
+        if event[7]:
+            vcpu.vm.forget_silent()
+            host_wrote(vcpu, event[5], event[6])
+            vcpu.eom = vcpu.eom or event[5] == EOM
+        else:
+            vcpu.synic = True if vcpu.synic is None else vcpu.synic
+            self._effect(event, vcpu, cell)
+
+    def _synic_set_irq(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        sint, vector = event[5], event[6]
+        own = event[4] == vcpu.tid
+        # An unmasked source shows its vector.
+        register = vcpu.registers.get(SINT0 + sint, vcpu.vectors.get(sint))
+        subject = Raised(vcpu, sint, vector, register, racing=not own and _changing(vcpu, sint, vector))
+        self.judge.ask(Moment.RAISED, subject, event, vcpu, cell)
+        if register is None and 0 <= sint < SINTS:
+            vcpu.vectors[sint] = vector
+        if own:
+            vcpu.raised.append((sint, cell, event))
+        self._must_be_accepted(event, vcpu, cell)
+
+    def _must_be_accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """The APIC takes the interrupt first, in the same thread."""
+        taken, own = (event[3], event[6]), self.taken.get(event[4], ())
+        accepted: bool | None = taken in own
+        if accepted:
+            self.taken[event[4]].remove(taken)
+        elif event[4] not in self.known:
+            accepted = None
+        self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted), event, vcpu, cell)
+        self.known.add(event[4])
+
+    def _acknowledged_alone(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """No interrupt's end is under way: only a write of EOM acknowledges."""
+        caused = vcpu.eom or any(effect[2] == SET_MSR and effect[5] == EOM for effect, _ in vcpu.effects)
+        self.judge.ask(Moment.ACK, Acknowledgement(vcpu, event[5], caused), event, vcpu, cell)
+
+    def _send_eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if vcpu.ending is not None:
+            self._ended(vcpu)
+        if event[4] == vcpu.tid:
+            for due in vcpu.dues:
+                if due.due is Due.SYNIC_EOI:
+                    vcpu.meet(due)
+            expected = acknowledges(vcpu, event[5])
+            vcpu.ending = EndOfInterrupt(vcpu, event, cell, event[5], expected)
+
+    def _ended(self, vcpu: Vcpu) -> None:
+        """All acknowledgements of an interrupt's end were seen."""
+        end = vcpu.ending
+        vcpu.ending = None
+        if end is None:
+            return
+        self.judge.ask(Moment.EOI, end, end.event, vcpu, end.cell)
+        if end.expected is None and 0 <= end.vector < VECTORS:
+            vcpu.endings[end.vector] = end.acknowledged
+        elif end.expected is not None and not self.judge.lossy:
+            for event, mark in end.marks:
+                self.judge.mark(event, mark)
+
+    def _acked(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if event[4] == vcpu.tid:
+            vcpu.visited = True
+            if vcpu.ending is None and vcpu.whole:
+                self._acknowledged_alone(event, vcpu, cell)
+            vcpu.effects.append((event, cell))
+            if vcpu.ending is not None:
+                vcpu.ending.acknowledged.append(event[5])
+                vcpu.ending.marks.append((event, cell))
+        self.timers.acknowledged(vcpu, event[5], event, cell)
+
+    def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        vcpu.vm.has_apic = True
+        if event[4] not in self.taken:
+            if len(self.taken) >= MAX_THREADS:
+                self.taken.clear()
+                self.known.clear()
+            self.taken[event[4]] = deque(maxlen=TAKEN)
+        self.taken[event[4]].append((event[3], event[5]))
+        self.known.add(event[4])
+        if event[4] == vcpu.tid:
+            vcpu.accepted.append(event[5])
+
+    def _eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if event[4] != vcpu.tid:
+            return
+        vcpu.effects.append((event, cell))
+        # In an MSR exit the APIC itself ends the interrupt; accelerated ends do not reach the SynIC.
+        if vcpu.kind == "msr" and vcpu.whole and acknowledges(vcpu, event[5]):
+            vcpu.open(Due.SYNIC_EOI, event, cell, 1, f"kvm_hv_synic_send_eoi of vector {event[5]}")
+
+    def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        # With APICv it comes beside kvm_apic_accept_irq, or alone.
+        if (event[3], event[5]) not in self.taken.get(event[4], ()):
+            self._accepted(event, vcpu, cell)
+
+    # Timers
+
+    def _timer_write(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
+        if not 0 <= event[5] < len(vcpu.timers):
+            return False
+        if event[7]:
+            vcpu.vm.forget_silent()
+        else:
+            vcpu.synic = True if vcpu.synic is None else vcpu.synic
+            self._effect(event, vcpu, cell)
+        return True
+
+    def _set_config(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if self._timer_write(event, vcpu, cell):
+            self.timers.set_config(vcpu, event[5], event, cell, event[6], bool(event[7]))
+
+    def _set_count(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if self._timer_write(event, vcpu, cell):
+            self.timers.set_count(vcpu, event[5], event, cell, event[6], bool(event[7]))
+
+    def _start_periodic(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if 0 <= event[5] < len(vcpu.timers):
+            self.timers.started(vcpu, event[5], event, cell, event[6], event[7], periodic=True)
+
+    def _start_one_shot(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if 0 <= event[5] < len(vcpu.timers):
+            self.timers.started(vcpu, event[5], event, cell, event[6], event[7], periodic=False)
+
+    def _callback(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if 0 <= event[5] < len(vcpu.timers):
+            self.timers.fired(vcpu, event[5], event, cell)
+
+    def _expiration(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if 0 <= event[5] < len(vcpu.timers):
+            direct, result = bool(event[6]), event[7]
+            self.timers.expired(vcpu, event[5], event, cell, direct=direct, result=result)
+
+    def _cleanup(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if 0 <= event[5] < len(vcpu.timers):
+            self.timers.cleaned(vcpu, event[5], event, cell)
+
+
+def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:
+    """Whether another thread may have seen the source's register as it was before its last write."""
+    if vcpu.out:
+        return True
+    former = vcpu.former.get(SINT0 + sint, 0)
+    return former is None or former & 0xFF == vector
