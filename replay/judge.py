@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.tape import text_of
 from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Unknown
@@ -18,6 +19,7 @@ from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Unknown
 if TYPE_CHECKING:
     from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.obligation import Obligation
     from hvtrace.replay.tape import Event
 
 __all__ = ["Coverage", "Judge"]
@@ -55,6 +57,9 @@ class Judge:
         #: Rules that need a tracepoint which was not recorded.
         self.blind = frozenset(code for code, needs in _needs(self.rules).items() if not needs <= traced)
         self.judged: defaultdict[str, int] = defaultdict(int)
+        self._by_due = {
+            due: tuple(rule for rule in self.rules.get(Moment.DUE, ()) if rule.due is due) for due in Due
+        }
         self.divergences: dict[tuple[str, int], Divergence] = {}
         self.lossy = False
         self._by_access: dict[tuple[int, bool], tuple[Rule, ...]] = {}
@@ -99,6 +104,10 @@ class Judge:
             if len(self._by_access) < MAX_REGISTERS:
                 self._by_access[key] = rules
         return self._ask(rules, access, access.event, access.vcpu, access.cell)
+
+    def ask_due(self, owed: Obligation) -> bool:
+        """Ask the rules about an obligation that is closed."""
+        return self._ask(self._by_due[owed.due], owed, owed.event, owed.vcpu, owed.cell)
 
     def mark(self, event: Event, cell: list[bool]) -> None:
         """Count an event as judged, once."""

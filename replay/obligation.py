@@ -5,17 +5,18 @@ A broken obligation is reported on the event that opened it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from hvtrace.replay.verdict import Reason
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.tape import Event
 
-__all__ = ["Due", "Obligation"]
+__all__ = ["Due", "Obligation", "comes"]
 
 
 class Due(Enum):
@@ -61,3 +62,16 @@ class Obligation:
     late: bool = False
     excuse: Reason | None = None
     observed: str = "nothing"
+
+
+def comes(message: Callable[[Obligation], str]) -> Callable[[Obligation], Verdict | None]:
+    """The check of a rule that says: what is owed comes within its bound. `message` tells in words what is wrong."""
+
+    def check(owed: Obligation) -> Verdict | None:
+        if owed.met:
+            return HOLDS
+        if owed.excuse is not None:
+            return unknown(owed.excuse)
+        return Diverges(owed.detail, owed.observed, message(owed))
+
+    return check

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hvtrace.abi.register import Msr
+from hvtrace.replay.obligation import Due
 from hvtrace.replay.verdict import Severity, Verdict
 
 __all__ = ["RESETS", "Moment", "Rule"]
@@ -61,7 +62,8 @@ class Rule:
     cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where
     the rule is not concerned. Divergences of rules with one `theme` in one VM are different faces of one fault and are
     reported together, under the first. `concerns` tells of a rule that is asked at MSR which registers' reads (False)
-    or writes (True) it is asked about (None: all). The page of the rule is the docstring of its module.
+    or writes (True) it is asked about (None: all), `due` of one that is asked at DUE about which obligations. The page
+    of the rule is the docstring of its module.
     """
 
     code: str
@@ -72,3 +74,4 @@ class Rule:
     severity: Severity = Severity.ERROR
     theme: str = ""
     concerns: Callable[[Msr | None, bool], bool] | None = None
+    due: Due | None = None

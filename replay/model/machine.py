@@ -5,6 +5,7 @@ hand.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from hvtrace.replay.model.access import PLAIN_KVM
 from hvtrace.replay.model.exposure import Exposure, Offer
 from hvtrace.replay.model.stimer import Stimer
 from hvtrace.replay.obligation import Due, Obligation
-from hvtrace.replay.rule import Moment
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ class Vcpu:
     endings: dict[int, list[int]] = field(default_factory=dict)
     #: An interrupt's end whose acknowledgements are being collected.
     ending: EndOfInterrupt | None = None
+    #: What is to be done when the exit is over: called once, at the next entry or exit at the latest.
+    closing: list[Callable[[Vcpu], None]] = field(default_factory=list)
     reading: Reading | None = None
     grace: int = 0
     #: The last entry was at the reset vector.
@@ -197,8 +199,20 @@ class Vcpu:
         """What the replay shares."""
         return self.vm.bench
 
+    def close(self) -> None:
+        """Finish what waits for the end of the exit."""
+        while self.closing:
+            self.closing.pop(0)(self)
+
+    def effect(self, event: Event, cell: list[bool]) -> None:
+        """A guest's MSR write shows an effect: its kvm_msr must follow."""
+        self.effects.append((event, cell))
+        if self.kind in ("msr", "other") and self.whole:
+            self.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
+
     def forget(self, why: Reason) -> None:
         """Events were lost."""
+        self.closing.clear()
         self.why = why
         self.abandon(why)
         self.registers.clear()
@@ -277,7 +291,7 @@ class Vcpu:
 
     def settle(self, obligation: Obligation) -> None:
         """Ask the rules about an obligation that is closed."""
-        self.bench.judge.ask(Moment.DUE, obligation, obligation.event, self, obligation.cell)
+        self.bench.judge.ask_due(obligation)
 
     def entered(self) -> None:
         """The vCPU enters the guest: count every obligation down and break those whose bound is passed."""

@@ -24,24 +24,17 @@ lost before the next entry. Accesses that userspace completes show no kvm_msr an
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
 
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.MSR:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(
-        owed.detail, owed.observed, f"{owed.event[2]} is not followed by the kvm_msr of its write"
-    )
-
-
-RULE = Rule("HV211", "msr-write-unfinished", (Moment.DUE,), ("kvm_msr", "kvm_entry", "kvm_exit"), check)
+RULE = Rule(
+    "HV211",
+    "msr-write-unfinished",
+    (Moment.DUE,),
+    ("kvm_msr", "kvm_entry", "kvm_exit"),
+    comes(lambda owed: f"{owed.event[2]} is not followed by the kvm_msr of its write"),
+    due=Due.MSR,
+)

@@ -24,24 +24,17 @@ Where the recording ends or events are lost before the vCPU's next entry.
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
 
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.EXIT:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(owed.detail, owed.observed, "no exit to userspace before the next entry")
-
-
 RULE = Rule(
-    "HV212", "userspace-exit-missing", (Moment.DUE,), ("kvm_msr", "kvm_userspace_exit", "kvm_entry"), check
+    "HV212",
+    "userspace-exit-missing",
+    (Moment.DUE,),
+    ("kvm_msr", "kvm_userspace_exit", "kvm_entry"),
+    comes(lambda _: "no exit to userspace before the next entry"),
+    due=Due.EXIT,
 )

@@ -24,24 +24,10 @@ KVM does not tell the SynIC: only exits for an MSR access are judged.
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.SYNIC_EOI:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(
-        owed.detail, owed.observed, f"the SynIC does not learn of the end of vector {owed.event[5]}"
-    )
 
 
 RULE = Rule(
@@ -49,5 +35,6 @@ RULE = Rule(
     "eoi-unseen-by-synic",
     (Moment.DUE,),
     ("kvm_eoi", "kvm_hv_synic_send_eoi", "kvm_entry", "kvm_exit", "kvm_msr", "kvm_hv_synic_set_msr"),
-    check,
+    comes(lambda owed: f"the SynIC does not learn of the end of vector {owed.event[5]}"),
+    due=Due.SYNIC_EOI,
 )

@@ -22,24 +22,10 @@ Where the recording ends or events are lost before the bound.
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.CLEANUP:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(
-        owed.detail, owed.observed, f"{owed.event[2]} is not followed by the cancellation of timer {owed.key}"
-    )
 
 
 RULE = Rule(
@@ -47,6 +33,7 @@ RULE = Rule(
     "stimer-cleanup-missing",
     (Moment.DUE,),
     ("kvm_hv_stimer_cleanup", "kvm_entry"),
-    check,
+    comes(lambda owed: f"{owed.event[2]} is not followed by the cancellation of timer {owed.key}"),
     theme="timer state",
+    due=Due.CLEANUP,
 )

@@ -38,7 +38,7 @@ def check(seen: Cleanup | Obligation) -> Verdict | None:
             return unknown(seen.vcpu.why)
         # Without a cause: whether the vCPU is being destroyed shows later.
         return HOLDS if seen.cause else None
-    if seen.due is not Due.DESTROYED or seen.met:
+    if seen.met:
         return None
     if seen.excuse is not None:
         return unknown(seen.excuse)
@@ -60,4 +60,5 @@ RULE = Rule(
     ),
     check,
     theme="timer state",
+    due=Due.DESTROYED,
 )

@@ -22,22 +22,10 @@ Where the recording ends or events are lost before the next entry.
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.PROCESS:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(owed.detail, owed.observed, f"timer {owed.key} is enabled and does not run")
 
 
 RULE = Rule(
@@ -54,6 +42,7 @@ RULE = Rule(
         "kvm_hv_stimer_start_one_shot",
         "kvm_hv_stimer_start_periodic",
     ),
-    check,
+    comes(lambda owed: f"timer {owed.key} is enabled and does not run"),
     theme="timer state",
+    due=Due.PROCESS,
 )

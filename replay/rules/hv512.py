@@ -26,22 +26,10 @@ the vCPU to look, and a host that is itself a guest may be held up between the t
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.CALLBACK:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(owed.detail, owed.observed, f"timer {owed.key} fired and the vCPU never looked at it")
 
 
 RULE = Rule(
@@ -58,5 +46,6 @@ RULE = Rule(
         "kvm_hv_stimer_start_one_shot",
         "kvm_hv_stimer_start_periodic",
     ),
-    check,
+    comes(lambda owed: f"timer {owed.key} fired and the vCPU never looked at it"),
+    due=Due.CALLBACK,
 )

@@ -23,24 +23,10 @@ Where the recording ends or events are lost before the next entry.
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """What is owed comes within its bound."""
-    if owed.due is not Due.RETRY:
-        return None
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    return Diverges(
-        owed.detail, owed.observed, f"timer {owed.key} waited for its source and is not tried again"
-    )
 
 
 RULE = Rule(
@@ -48,5 +34,6 @@ RULE = Rule(
     "stimer-retry-missing",
     (Moment.DUE,),
     ("kvm_hv_notify_acked_sint", "kvm_hv_stimer_expiration", "kvm_entry"),
-    check,
+    comes(lambda owed: f"timer {owed.key} waited for its source and is not tried again"),
+    due=Due.RETRY,
 )

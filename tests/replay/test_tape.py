@@ -28,7 +28,7 @@ def test_tables_are_merged_by_seq_and_counted() -> None:
     tables = {
         "kvm_entry": table([row(n, rip=n) for n in (0, 3, 4, 9, 10)]),
         "kvm_hv_stimer_callback": table([row(n, vm=None, vcpu=1, timer_index=2) for n in (5, 6)]),
-        "kvm_update_master_clock": table([row(8, vm=None, vcpu=None)]),
+        "kvm_hv_hypercall_done": table([row(8, vm=None, vcpu=None, result=0)]),
     }
     counts: dict[str, int] = {}
     found = [event for window in events(tables, counts) for event in window]
@@ -36,7 +36,7 @@ def test_tables_are_merged_by_seq_and_counted() -> None:
     assert found[0] == (0, 0, "kvm_entry", place_of(0, 0), 7, 0)
     assert found[3] == (5, 50, "kvm_hv_stimer_callback", place_of(None, 1), 7, 2)
     assert found[5][3] == NO_PLACE
-    assert counts == {"kvm_entry": 5, "kvm_hv_stimer_callback": 2, "kvm_update_master_clock": 1}
+    assert counts == {"kvm_entry": 5, "kvm_hv_stimer_callback": 2, "kvm_hv_hypercall_done": 1}
 
 
 def test_only_synthetic_registers_and_hypervisor_leaves_are_on_it() -> None:

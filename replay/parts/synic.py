@@ -1,7 +1,4 @@
-"""The engine's handlers for events of the SynIC, its interrupts and the synthetic timers.
-
-As in the engine: the model says what must be, the rules are asked, the state takes what was observed.
-"""
+"""The SynIC and its interrupts (synic_set_msr, synic_set_irq, kvm_hv_synic_send_eoi, kvm_hv_notify_acked_sint)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.msr_synic import SINTS
-from hvtrace.replay.judge import Judge
-from hvtrace.replay.model.machine import Vcpu
+from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.registers import host_wrote
 from hvtrace.replay.model.stimer import Timers
 from hvtrace.replay.model.synic import (
@@ -24,6 +20,7 @@ from hvtrace.replay.model.synic import (
     acknowledges,
 )
 from hvtrace.replay.obligation import Due
+from hvtrace.replay.part import Handler, Part, Stranger, ignore
 from hvtrace.replay.rule import Moment
 
 if TYPE_CHECKING:
@@ -41,23 +38,45 @@ TAKEN, MAX_THREADS = 256, 4096
 VECTORS = 256
 
 
-class SynicEvents:
-    """The part of an engine that knows these events."""
+class SynicEvents(Part):
+    """kvm_hv_synic_*, kvm_hv_notify_acked_sint, and the interrupts an APIC takes."""
 
-    judge: Judge
-    timers: Timers
-    #: Threads of which something was seen since the last loss.
-    known: set[int]
-    #: Interrupts that a thread's last calls made an APIC take: vCPU and vector, by thread.
-    taken: dict[int, deque[tuple[int, int]]]
+    def __init__(self, bench: Bench, vms: dict[int, Vm]) -> None:
+        super().__init__(bench, vms)
+        self.timers = Timers()
+        #: Threads of which something was seen since the last loss.
+        self.known: set[int] = set()
+        #: Interrupts that a thread's last calls made an APIC take: vCPU and vector, by thread.
+        self.taken: dict[int, deque[tuple[int, int]]] = {}
 
-    # SynIC
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            SET_MSR: self._synic_set_msr,
+            "kvm_hv_synic_set_irq": self._synic_set_irq,
+            "kvm_hv_synic_send_eoi": self._send_eoi,
+            "kvm_hv_notify_acked_sint": self._acked,
+            "kvm_hv_syndbg_set_msr": self._syndbg,
+            "kvm_apic_accept_irq": self._accepted,
+            "kvm_apicv_accept_irq": self._posted,
+            "kvm_eoi": self._eoi,
+        }
 
-    def _effect(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        """A guest's MSR write shows an effect: its kvm_msr must follow."""
+    def strangers(self) -> dict[str, Stranger]:
+        harmless = ("kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_apicv_accept_irq", "kvm_eoi")
+        return {**dict.fromkeys(harmless, ignore), SET_MSR: self._any_set_msr}
+
+    def lost(self) -> None:
+        self.known.clear()
+        self.taken.clear()
+
+    def _any_set_msr(self, event: Event, vcpu: Vcpu | None) -> None:
+        if vcpu is not None:
+            vcpu.registers.pop(event[5], None)
+            vcpu.sources_changed()
+
+    def _syndbg(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        vcpu.hyperv = True
         vcpu.effects.append((event, cell))
-        if vcpu.kind in ("msr", "other") and vcpu.whole:
-            vcpu.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
 
     def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         subject = SynicWrite(vcpu, event[5], event[6], bool(event[7]))
@@ -68,7 +87,7 @@ class SynicEvents:
             vcpu.eom = vcpu.eom or event[5] == EOM
         else:
             vcpu.synic = True if vcpu.synic is None else vcpu.synic
-            self._effect(event, vcpu, cell)
+            vcpu.effect(event, cell)
 
     def _synic_set_irq(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         sint, vector = event[5], event[6]
@@ -89,7 +108,7 @@ class SynicEvents:
         accepted: bool | None = taken in own
         if accepted:
             self.taken[event[4]].remove(taken)
-        elif event[4] not in self.known:
+        elif event[4] not in self.known and not (event[4] == vcpu.tid and vcpu.whole):
             accepted = None
         self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted), event, vcpu, cell)
         self.known.add(event[4])
@@ -100,14 +119,14 @@ class SynicEvents:
         self.judge.ask(Moment.ACK, Acknowledgement(vcpu, event[5], caused), event, vcpu, cell)
 
     def _send_eoi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if vcpu.ending is not None:
-            self._ended(vcpu)
+        vcpu.close()
         if event[4] == vcpu.tid:
             for due in vcpu.dues:
                 if due.due is Due.SYNIC_EOI:
                     vcpu.meet(due)
             expected = acknowledges(vcpu, event[5])
             vcpu.ending = EndOfInterrupt(vcpu, event, cell, event[5], expected)
+            vcpu.closing.append(self._ended)
 
     def _ended(self, vcpu: Vcpu) -> None:
         """All acknowledgements of an interrupt's end were seen."""
@@ -157,47 +176,6 @@ class SynicEvents:
         # With APICv it comes beside kvm_apic_accept_irq, or alone.
         if (event[3], event[5]) not in self.taken.get(event[4], ()):
             self._accepted(event, vcpu, cell)
-
-    # Timers
-
-    def _timer_write(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
-        if not 0 <= event[5] < len(vcpu.timers):
-            return False
-        if event[7]:
-            vcpu.vm.forget_silent()
-        else:
-            vcpu.synic = True if vcpu.synic is None else vcpu.synic
-            self._effect(event, vcpu, cell)
-        return True
-
-    def _set_config(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if self._timer_write(event, vcpu, cell):
-            self.timers.set_config(vcpu, event[5], event, cell, event[6], bool(event[7]))
-
-    def _set_count(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if self._timer_write(event, vcpu, cell):
-            self.timers.set_count(vcpu, event[5], event, cell, event[6], bool(event[7]))
-
-    def _start_periodic(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if 0 <= event[5] < len(vcpu.timers):
-            self.timers.started(vcpu, event[5], event, cell, event[6], event[7], periodic=True)
-
-    def _start_one_shot(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if 0 <= event[5] < len(vcpu.timers):
-            self.timers.started(vcpu, event[5], event, cell, event[6], event[7], periodic=False)
-
-    def _callback(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if 0 <= event[5] < len(vcpu.timers):
-            self.timers.fired(vcpu, event[5], event, cell)
-
-    def _expiration(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if 0 <= event[5] < len(vcpu.timers):
-            direct, result = bool(event[6]), event[7]
-            self.timers.expired(vcpu, event[5], event, cell, direct=direct, result=result)
-
-    def _cleanup(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if 0 <= event[5] < len(vcpu.timers):
-            self.timers.cleaned(vcpu, event[5], event, cell)
 
 
 def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:
