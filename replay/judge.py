@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.tape import text_of
-from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Unknown
+from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Severity, Unknown
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.obligation import Obligation
+    from hvtrace.replay.profile import Profile
     from hvtrace.replay.tape import Event
 
 __all__ = ["Coverage", "Judge"]
@@ -43,11 +44,14 @@ class Coverage:
 class Judge:
     """Asks the rules of `rules` and keeps what they say.
 
-    `traced` are the tracepoints that were recorded. `lossy` is set while events are known to be lost: every
+    `traced` are the tracepoints that were recorded; `profile` knows the kernel's bugs. `lossy` is set while events are known to be lost: every
     verdict is then unknown.
     """
 
-    def __init__(self, rules: Iterable[Rule], traced: frozenset[str]) -> None:
+    def __init__(self, rules: Iterable[Rule], traced: frozenset[str], profile: Profile | None = None) -> None:
+        self.profile = profile
+        #: Known bugs that this kernel was seen not to have.
+        self.fixed: set[str] = set()
         self.rules: dict[Moment, tuple[Rule, ...]] = {}
         self.coverage: dict[str, Coverage] = {}
         for rule in rules:
@@ -88,6 +92,8 @@ class Judge:
                 self.mark(event, cell)
                 if isinstance(verdict, Holds):
                     coverage.holds += 1
+                    if verdict.bug:
+                        self.fixed.add(verdict.bug)
                 else:
                     coverage.diverges += 1
                     diverged = True
@@ -116,7 +122,15 @@ class Judge:
             self.judged[event[2]] += 1
 
     def _report(self, rule: Rule, verdict: Diverges, event: Event, vcpu: Vcpu) -> None:
-        key = (rule.theme or rule.code, vcpu.vm.number)
+        bug, severity, message = verdict.bug, rule.severity, verdict.message
+        if bug and self.profile is not None:
+            row, may_be = self.profile.bug(bug)
+            if may_be and bug not in self.fixed:
+                severity = Severity.WARNING
+                message = f"{message}; a known bug of this kernel, fixed by {row.commit}"
+            else:
+                message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
+        key = (bug or rule.theme or rule.code, vcpu.vm.number)
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
             if known.rule == rule.code:
@@ -129,7 +143,7 @@ class Judge:
         found = Divergence(
             rule.code,
             rule.name,
-            rule.severity,
+            severity,
             event[0],
             event[1],
             vcpu.vm.number,
@@ -137,7 +151,7 @@ class Judge:
             event[2],
             verdict.expected,
             verdict.observed,
-            verdict.message,
+            message,
             state=vcpu.describe(),
             history=[text_of(past) for past in vcpu.history],
             last_seq=event[0],

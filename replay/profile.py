@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["FACTS", "PROFILES", "TREES", "Fact", "Profile", "profile_for", "profile_named"]
+from hvtrace.replay.bugs import BUGS, Bug
+
+__all__ = ["FACTS", "PROFILES", "TLFS", "TREES", "Fact", "Profile", "profile_for", "profile_named"]
 
 #: The kernel trees the facts were read from.
 TREES: tuple[tuple[int, int], ...] = ((5, 4), (5, 10), (5, 15), (6, 1), (6, 6), (6, 16), (7, 1))
@@ -42,11 +44,6 @@ FACTS: tuple[Fact, ...] = (
         "ICR's reserved bits raise #GP (2024, back-ported)",
     ),
     Fact(
-        "status_zero_only",
-        (_E, _E, _Y, _Y, _Y, _Y, _Y),
-        "a guest may write 0 alone to TSC_EMULATION_STATUS (5.13, d2547cf59793)",
-    ),
-    Fact(
         "host_count_keeps_enable",
         (_E, _E, _E, _E, _E, _Y, _Y),
         "userspace's write of COUNT leaves the enable bit alone (d6800af51c76, back-ported)",
@@ -64,14 +61,30 @@ class Profile:
     """A reference. `version` is the kernel's major and minor number; None: not known, either behaviour goes.
 
     `ported` is true for distributions that bring whole features to an old version: whatever came later may be there.
+    With `specification`, KVM's known departures from the TLFS are reported as well.
     """
 
-    __slots__ = ("facts", "name", "version")
+    __slots__ = ("bugs", "facts", "name", "specification", "version")
 
-    def __init__(self, name: str, version: tuple[int, int] | None, *, ported: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: tuple[int, int] | None,
+        *,
+        ported: bool = False,
+        specification: bool = False,
+    ) -> None:
         self.name = name
         self.version = version
+        self.specification = specification
         self.facts = {fact.name: _answer(fact.answers, version, ported=ported) for fact in FACTS}
+        self.bugs = {
+            bug.name: (bug, _answer(bug.answers, version, ported=ported) is not False) for bug in BUGS
+        }
+
+    def bug(self, name: str) -> tuple[Bug, bool]:
+        """A known bug, and whether this kernel may have it. KeyError: no such bug."""
+        return self.bugs[name]
 
     def fact(self, name: str) -> bool | None:
         """The answer of a fact for this kernel; None: either behaviour is right. KeyError: no such fact."""
@@ -91,7 +104,10 @@ def _answer(
     return answers[older]
 
 
-PROFILES: tuple[str, ...] = tuple(f"kvm-{major}.{minor}" for major, minor in TREES)
+#: The profile of the specification.
+TLFS = "tlfs"
+
+PROFILES: tuple[str, ...] = (*(f"kvm-{major}.{minor}" for major, minor in TREES), TLFS)
 
 #: Releases of Red Hat's family and of SUSE's.
 _PORTED = re.compile(r"\.el\d|\.amzn\d|-\d{6}\.|-default$")
@@ -105,15 +121,23 @@ def profile_for(release: str | None) -> Profile:
     if match is None:
         return Profile("kvm", None)
     version = int(match[1]), int(match[2])
-    return Profile(
-        f"kvm-{version[0]}.{version[1]}", version, ported=_PORTED.search(release or "") is not None
-    )
+    return Profile(f"kvm-{version[0]}.{version[1]}", version, ported=_is_ported(release))
 
 
-def profile_named(name: str) -> Profile:
-    """The profile of a name such as "kvm-6.1". ValueError where it is none."""
+def profile_named(name: str, release: str | None = None) -> Profile:
+    """The profile of a name such as "kvm-6.1". ValueError where it is none.
+
+    "tlfs" is the profile of the recording's kernel `release`, with what departs from the specification beside it.
+    """
     if name == "kvm":
         return Profile("kvm", None)
+    if name == TLFS:
+        kernel = profile_for(release)
+        return Profile(TLFS, kernel.version, ported=_is_ported(release), specification=True)
     if not name.startswith("kvm-") or _RELEASE.fullmatch(name) is None:
         raise ValueError(f"no profile {name!r}: one of kvm, {', '.join(PROFILES)} or kvm-MAJOR.MINOR")
     return profile_for(name)
+
+
+def _is_ported(release: str | None) -> bool:
+    return _PORTED.search(release or "") is not None

@@ -34,7 +34,12 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """What the trace shows is what the model says; some other value would have diverged."""
+    """What the trace shows is what the model says; some other value would have diverged.
+
+    `bug` names a known bug (`hvtrace.replay.bugs`) that would have shown here.
+    """
+
+    bug: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +51,15 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Diverges:
-    """What the trace shows is not what the model says. In the words of the event's fields."""
+    """What the trace shows is not what the model says. In the words of the event's fields.
+
+    `bug` names the known bug (`hvtrace.replay.bugs`) that would explain it: a warning on kernels that have it.
+    """
 
     expected: str
     observed: str
     message: str
+    bug: str = ""
 
 
 Verdict = Holds | Unknown | Diverges

@@ -19,7 +19,7 @@ from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.exposure import parse_cpu
 from hvtrace.replay.model.machine import Bench
-from hvtrace.replay.profile import profile_for
+from hvtrace.replay.profile import profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
 from hvtrace.replay.tape import FIELDS, TAPE, Event, place_of
@@ -56,6 +56,8 @@ class Case:
     at: int | None = None
     cpu: str | None = CPU
     kernel: str = "6.1.0"
+    profile: str | None = None
+    warning: bool | None = None
     untraced: tuple[str, ...] = ()
     ignore_msrs: bool | None = False
 
@@ -90,9 +92,12 @@ def replay(case: Case) -> Outcome:
     """Replay a case's tape."""
     events, losses, lines = tape(case.tape)
     traced = frozenset({*TAPE, RESETS} - set(case.untraced))
-    judge = Judge(RULES, traced)
+    profile = profile_for(case.kernel) if case.profile is None else profile_named(case.profile, case.kernel)
+    judge = Judge(
+        (rule for rule in RULES if profile.specification or not rule.specification), traced, profile
+    )
     offer = None if case.cpu is None else parse_cpu(case.cpu)
-    bench = Bench(judge, profile_for(case.kernel), traced, offer, case.ignore_msrs)
+    bench = Bench(judge, profile, traced, offer, case.ignore_msrs)
     engine = Engine(bench, losses)
     engine.run(event for event in events if event[2] in traced)
     engine.finish()

@@ -100,10 +100,10 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     """
     options = options or Options()
     manifest = store.manifest
-    rules = _rules(options)
     profile = _profile(options, manifest.kernel)
+    rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
     traced = _traced(store)
-    judge = Judge(rules, traced)
+    judge = Judge(rules, traced, profile)
     bench = Bench(judge, profile, traced, _offer(options, manifest.host), _ignore_msrs(manifest.host))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
@@ -149,7 +149,7 @@ def _profile(options: Options, kernel: str | None) -> Profile:
     if options.profile is None:
         return profile_for(kernel)
     try:
-        return profile_named(options.profile)
+        return profile_named(options.profile, kernel)
     except ValueError as error:
         raise HvtraceError(str(error)) from error
 

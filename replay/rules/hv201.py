@@ -27,7 +27,7 @@ from __future__ import annotations
 from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
+from hvtrace.replay.verdict import HOLDS, Diverges, Holds, Verdict, unknown
 
 __all__ = ["RULE"]
 
@@ -51,8 +51,9 @@ def check(access: Access) -> Verdict | None:
     if not fault.expected or fault.cause == "gate":
         return None
     if access.refused:
-        return HOLDS
-    return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")
+        return Holds(fault.bug) if fault.bug else HOLDS
+    text = f"{access.verb} of {access.name} must raise #GP: {fault.why}"
+    return Diverges("(#GP)", "no fault", text, fault.bug)
 
 
 RULE = Rule("HV201", "msr-fault-missing", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)

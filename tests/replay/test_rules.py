@@ -7,6 +7,7 @@ from replay_cases import CASES, Case, replay
 
 from hvtrace.replay.rules import RULES, page_of, rule_by_code, select
 from hvtrace.replay.tape import TAPE
+from hvtrace.replay.verdict import Severity
 
 SECTIONS = (
     "## What it finds",
@@ -26,6 +27,8 @@ def test_a_case_gives_its_verdict(case: Case) -> None:
     if case.verdict == "diverges":
         assert [divergence.rule for divergence in found] == [case.rule]
         assert outcome.lines[found[0].seq] == case.at
+        if case.warning is not None:
+            assert (found[0].severity is Severity.WARNING) == case.warning
         return
     assert [(divergence.rule, divergence.message) for divergence in found] == []
     if case.verdict == "holds":
