@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.tape import text_of
-from hvtrace.replay.verdict import Divergence, Diverges, Holds, Reason, Severity, Unknown
+from hvtrace.replay.verdict import Divergence, Diverges, Form, Holds, Reason, Severity, Unknown, form_of
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.access import Access
@@ -48,8 +48,16 @@ class Judge:
     verdict is then unknown.
     """
 
-    def __init__(self, rules: Iterable[Rule], traced: frozenset[str], profile: Profile | None = None) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        traced: frozenset[str],
+        profile: Profile | None = None,
+        accepted: frozenset[Form] = frozenset(),
+    ) -> None:
         self.profile = profile
+        #: Faults that are known and accepted: folded among themselves, so that none hides a new one.
+        self.accepted = accepted
         #: Known bugs that this kernel was seen not to have.
         self.fixed: set[str] = set()
         self.rules: dict[Moment, tuple[Rule, ...]] = {}
@@ -64,7 +72,7 @@ class Judge:
         self._by_due = {
             due: tuple(rule for rule in self.rules.get(Moment.DUE, ()) if rule.due is due) for due in Due
         }
-        self.divergences: dict[tuple[str, int], Divergence] = {}
+        self.divergences: dict[tuple[str, int, bool], Divergence] = {}
         self.lossy = False
         self._by_access: dict[tuple[int, bool], tuple[Rule, ...]] = {}
 
@@ -130,9 +138,11 @@ class Judge:
                 message = f"{message}; a known bug of this kernel, fixed by {row.commit}"
             else:
                 message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
-        key = (bug or rule.theme or rule.code, vcpu.vm.number)
+        form = form_of(rule.code, event[2], verdict.message)
+        key = (bug or rule.theme or rule.code, vcpu.vm.number, form in self.accepted)
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
+            known.add_form(form)
             if known.rule == rule.code:
                 known.count += 1
             else:
@@ -156,8 +166,12 @@ class Judge:
             history=[text_of(past) for past in vcpu.history],
             last_seq=event[0],
             last_ts_ns=event[1],
+            known=key[2],
+            forms={form: 1},
         )
         if known is not None:
+            for other, number in known.forms.items():
+                found.add_form(other, number)
             # An obligation opened earlier broke later than a value: the earlier event stands for both.
             found.also = {**known.also}
             if known.rule == found.rule:

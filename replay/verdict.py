@@ -6,10 +6,24 @@ holds, it diverges, or it cannot be told and why.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
-__all__ = ["HOLDS", "Divergence", "Diverges", "Holds", "Reason", "Severity", "Unknown", "Verdict", "unknown"]
+__all__ = [
+    "HOLDS",
+    "Divergence",
+    "Diverges",
+    "Form",
+    "Holds",
+    "Reason",
+    "Severity",
+    "Unknown",
+    "Verdict",
+    "form_of",
+    "unknown",
+]
 
 
 class Reason(StrEnum):
@@ -73,6 +87,29 @@ def unknown(reason: Reason) -> Unknown:
     return _UNKNOWN[reason]
 
 
+class Form(NamedTuple):
+    """What one fault has in common in every recording that shows it: `message` has its numbers taken out.
+
+    Ranks, stamps, the VM, the vCPU and the values are another recording's own; which vCPU meets a fault first is chance.
+    """
+
+    rule: str
+    tracepoint: str
+    message: str
+
+
+#: Forms kept for one divergence.
+MAX_FORMS = 256
+
+_NUMBER = r"-?(?:0x[0-9a-fA-F]+|\d+(?:\.\d+)?)"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:, {_NUMBER})*")
+
+
+def form_of(rule: str, tracepoint: str, message: str) -> Form:
+    """The form of a divergence: every number of its message, or list of numbers, becomes "#"."""
+    return Form(rule, tracepoint, _NUMBERS.sub("#", message))
+
+
 @dataclass(slots=True)
 class Divergence:
     """A reported divergence: the first of its kind in its VM, with the number of further ones folded into it.
@@ -99,3 +136,12 @@ class Divergence:
     also: dict[str, int] = field(default_factory=dict)
     last_seq: int = 0
     last_ts_ns: int = 0
+    #: Accepted beforehand: it does not count as a finding.
+    known: bool = False
+    #: The forms of all that was folded into this one, with their number.
+    forms: dict[Form, int] = field(default_factory=dict)
+
+    def add_form(self, form: Form, number: int = 1) -> None:
+        """Count one form; what is beyond MAX_FORMS is not kept."""
+        if form in self.forms or len(self.forms) < MAX_FORMS:
+            self.forms[form] = self.forms.get(form, 0) + number
