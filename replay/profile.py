@@ -43,11 +43,6 @@ FACTS: tuple[Fact, ...] = (
         (_E, _E, _E, _E, _E, _Y, _Y),
         "ICR's reserved bits raise #GP (2024, back-ported)",
     ),
-    Fact(
-        "host_count_keeps_enable",
-        (_E, _E, _E, _E, _E, _Y, _Y),
-        "userspace's write of COUNT leaves the enable bit alone (d6800af51c76, back-ported)",
-    ),
     Fact("invariant_control", (_N, _N, _N, _N, _Y, _Y, _Y), "TSC_INVARIANT_CONTROL exists (6.2)"),
     Fact("syndbg", (_N, _Y, _Y, _Y, _Y, _Y, _Y), "the synthetic debugger's MSRs exist (5.8)"),
     Fact("apic_frequency_fixed", (_Y, _Y, _Y, _Y, _Y, _N, _N), "APIC_FREQUENCY is 10^9 for every VM"),
@@ -85,6 +80,10 @@ class Profile:
     def bug(self, name: str) -> tuple[Bug, bool]:
         """A known bug, and whether this kernel may have it. KeyError: no such bug."""
         return self.bugs[name]
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether this kernel surely lacks a known bug. KeyError: no such bug."""
+        return not self.bugs[name][1]
 
     def fact(self, name: str) -> bool | None:
         """The answer of a fact for this kernel; None: either behaviour is right. KeyError: no such fact."""

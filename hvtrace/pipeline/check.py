@@ -104,7 +104,8 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
     traced = _traced(store)
     judge = Judge(rules, traced, profile)
-    bench = Bench(judge, profile, traced, _offer(options, manifest.host), _ignore_msrs(manifest.host))
+    offer = _offer(options, manifest)
+    bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
     result = CheckResult(_source(store), profile.name, manifest.total)
@@ -159,19 +160,19 @@ def _source(store: Store) -> str:
     return ", ".join(name for name in names if name) or store.path.name
 
 
-def _offer(options: Options, host: dict[str, Any]) -> Offer | None:
+def _offer(options: Options, manifest: Manifest) -> Offer | None:
     """What the guest was offered, from --cpu or from the command line noted beside the recording."""
     if options.cpu is not None:
         try:
             return parse_cpu(options.cpu)
         except ValueError as error:
             raise HvtraceError(f"--cpu: {error}") from error
-    # Several VMs with different options cannot be told apart: then nothing is known.
-    found = set(_CPU.findall(_words(host.get("qemu_command"))))
-    if len(found) != 1:
+    # VMs with different options cannot be told apart, nor is it known which one a single command line is about.
+    found = _CPU.findall(_words(manifest.host.get("qemu_command")))
+    if len(set(found)) != 1 or len(found) < len(manifest.vms):
         return None
     try:
-        return parse_cpu(found.pop())
+        return parse_cpu(found[0])
     except ValueError:
         return None
 

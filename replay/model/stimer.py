@@ -27,6 +27,9 @@ U64 = (1 << 64) - 1
 #: Entries for which a cancellation of a disabled timer waits for a read of its registers to tell more.
 PATIENCE = 64
 
+#: The known bug by which userspace's write of COUNT enables a timer.
+HOST_COUNT = "host-count-enables"
+
 
 def sint_of(config: int) -> int:
     """The source a message goes through: CONFIG bits 19:16."""
@@ -58,6 +61,8 @@ class Stimer:
     armed: bool | None = None
     pending: bool | None = None
     parked: bool | None = None
+    #: Userspace's write of COUNT would have enabled it before d6800af51c76.
+    revived: bool = False
     #: Which kind of start was seen last.
     kind: bool | None = None
     ahead: int | None = None
@@ -211,12 +216,11 @@ class Timers:
             enable = True if timer.enable else None
         else:
             enable = True if timer.config & AUTO_ENABLE else timer.enable
-        if host:
-            keeps = vcpu.bench.profile.fact("host_count_keeps_enable")
-            if keeps:
-                enable = timer.enable
-            elif keeps is None and enable != timer.enable:
-                enable = None
+        timer.revived = False
+        if host and enable != timer.enable:
+            # Since d6800af51c76 userspace's write leaves the enable bit alone.
+            timer.revived = enable is True and timer.enable is False
+            enable = timer.enable if timer.revived or vcpu.bench.profile.is_fixed(HOST_COUNT) else None
         timer.enable = enable
         self._look(vcpu, timer, event, cell)
 
@@ -331,7 +335,7 @@ class Timers:
         for due in (timer.process, timer.callback, timer.retry):
             vcpu.meet(due)
         timer.process = timer.callback = timer.retry = None
-        timer.enable, timer.expiry, timer.armed = True, expiry, True
+        timer.enable, timer.expiry, timer.armed, timer.revived = True, expiry, True, False
         timer.pending = timer.parked = timer.fired = False
         timer.ahead = expiry - now & U64
         timer.kind = periodic

@@ -24,7 +24,7 @@ VMs.
 
 from __future__ import annotations
 
-from hvtrace.replay.model.stimer import Start
+from hvtrace.replay.model.stimer import HOST_COUNT, Start
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
@@ -35,7 +35,8 @@ def check(start: Start) -> Verdict | None:
     """Only what is enabled and asked for starts."""
     timer = start.timer
     if timer.enable is False:
-        return Diverges("no start of a disabled timer", "a start", f"timer {timer.number} is not enabled")
+        text = f"timer {timer.number} is not enabled"
+        return Diverges("no start of a disabled timer", "a start", text, HOST_COUNT if timer.revived else "")
     if timer.parked:
         text = f"a message of timer {timer.number} waits for its slot"
         return Diverges("no start of a parked timer", "a start", text)

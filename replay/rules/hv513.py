@@ -34,6 +34,9 @@ __all__ = ["RULE"]
 #: clock can be slewed by a tenth (adjtimex).
 SLACK, DRIFT = 1000, 8
 
+#: Distances of which the kernel's clock, in ns and 63 bits, cannot hold the end (100 ns).
+OVERFLOW = (1 << 63) // 100
+
 
 def check(start: Start) -> Verdict | None:
     """A timer that fired was due."""
@@ -43,8 +46,9 @@ def check(start: Start) -> Verdict | None:
     rest = timer.expiry - start.now
     if rest <= SLACK + timer.ahead // DRIFT:
         return HOLDS
+    bug = "stimer-overflow" if timer.ahead >= OVERFLOW else ""
     text = f"timer {timer.number} fired {rest} (100 ns) before its expiry {timer.expiry}"
-    return Diverges("a callback at the expiry", f"{rest} (100 ns) too early", text)
+    return Diverges("a callback at the expiry", f"{rest} (100 ns) too early", text, bug)
 
 
 RULE = Rule(

@@ -23,7 +23,7 @@ VMs.
 
 from __future__ import annotations
 
-from hvtrace.replay.model.stimer import Expiration
+from hvtrace.replay.model.stimer import HOST_COUNT, Expiration
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
@@ -37,7 +37,8 @@ def check(expiration: Expiration) -> Verdict | None:
     timer = expiration.timer
     if timer.enable is False:
         text = f"timer {timer.number} is not enabled"
-        return Diverges("no expiration of a disabled timer", "an expiration", text)
+        bug = HOST_COUNT if timer.revived else ""
+        return Diverges("no expiration of a disabled timer", "an expiration", text, bug)
     if timer.pending is False:
         text = f"timer {timer.number} has not fired, and nothing else asks for an expiration"
         return Diverges("no expiration without a cause", "an expiration", text)

@@ -51,13 +51,20 @@ def test_flags_come_from_the_command_line_beside_the_recording(
     command: object, enforced: bool | None
 ) -> None:
     """As one string or as words; nothing is known where it is ambiguous."""
-    offer = checking._offer(Options(), {"qemu_command": command})
+    vms = [{"vm": 0}, {"vm": 1}] if "&" in str(command) else [{"vm": 0}]
+    offer = checking._offer(Options(), Manifest(host={"qemu_command": command}, vms=vms))
     assert (None if offer is None else offer.enforced) == enforced
+
+
+def test_one_command_line_is_not_taken_for_two_vms() -> None:
+    """Which of the VMs it is about is not known."""
+    manifest = Manifest(host={"qemu_command": "qemu -cpu host,hv-synic"}, vms=[{"vm": 0}, {"vm": 1}])
+    assert checking._offer(Options(), manifest) is None
 
 
 def test_the_option_counts_more_than_the_metadata() -> None:
     """--cpu replaces what lies beside the recording; a wrong one is an error."""
-    offer = checking._offer(Options(cpu="host,hv-synic"), {"qemu_command": "qemu -cpu host"})
+    offer = checking._offer(Options(cpu="host,hv-synic"), Manifest(host={"qemu_command": "qemu -cpu host"}))
     assert offer is not None
     assert offer.hyperv
     with pytest.raises(HvtraceError, match="no such flag"):

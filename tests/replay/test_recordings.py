@@ -125,7 +125,7 @@ def loaded(store: Store) -> tuple[list[tape.Event], np.ndarray]:
 def judged(store: Store, events: list[tape.Event], losses: list[Loss]) -> Judge:
     traced = checking._traced(store)
     judge = Judge(RULES, traced)
-    offer = checking._offer(Options(), store.manifest.host)
+    offer = checking._offer(Options(), store.manifest)
     engine = Engine(Bench(judge, profile_for(store.manifest.kernel), traced, offer, False), losses)
     engine.run(events)
     engine.finish()
