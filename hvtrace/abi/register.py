@@ -176,6 +176,11 @@ class Msr:
         return _or(f.mask for f in self.fields if f.reserved is Reserved.ZERO_FAULTS)
 
     @property
+    def unchecked_mask(self) -> int:
+        """Bits that the specification wants zero and KVM does not look at."""
+        return _or(f.mask for f in self.fields if f.reserved is Reserved.STORED_UNCHECKED)
+
+    @property
     def kept_mask(self) -> int:
         """Bits of a write that a later read returns."""
         lost = (Reserved.ZERO_FAULTS, Reserved.ZERO_DROPPED)
