@@ -101,7 +101,8 @@ class Form(NamedTuple):
 #: Forms kept for one divergence.
 MAX_FORMS = 256
 
-_NUMBER = r"-?(?:0x[0-9a-fA-F]+|\d+(?:\.\d+)?)"
+#: "HV_X64" is a name.
+_NUMBER = r"-?(?<!_X)(?<!_X6)(?:0x[0-9a-fA-F]+|\d+(?:\.\d+)?)"
 _NUMBERS = re.compile(rf"{_NUMBER}(?:, {_NUMBER})*")
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hvtrace.errors import HvtraceError
+from hvtrace.pipeline.baseline import Baseline, read_baseline
+from hvtrace.pipeline.result import CheckResult
+from hvtrace.pipeline.result import write_verdicts as _write
 from hvtrace.replay.engine import Engine
-from hvtrace.replay.judge import Coverage, Judge
+from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.exposure import Offer, parse_cpu
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES, select
 from hvtrace.replay.tape import TAPE, Table, events
-from hvtrace.replay.verdict import Divergence, Severity
-from hvtrace.schema.tables import table_schema
 from hvtrace.store import Manifest, Store
 
 if TYPE_CHECKING:
@@ -52,45 +51,13 @@ _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may ask for: a -cpu option, a profile by name, rules by code prefix."""
+    """What a person may ask for: a -cpu option, a profile by name, rules by code prefix, known divergences."""
 
     cpu: str | None = None
     profile: str | None = None
     chosen: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class CheckResult:
-    """The outcome. `totals` and `judged` count events of the tape by tracepoint; `total` all events of the store."""
-
-    source: str
-    profile: str
-    total: int
-    divergences: list[Divergence] = field(default_factory=list)
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)
-    judged: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def replayed(self) -> int:
-        """Events of the store that the model consumed."""
-        return sum(self.totals.values())
-
-    @property
-    def verdict(self) -> str:
-        """One of "diverged" (an error), "unjudged" (no rule could judge any event), "clean"."""
-        if any(found.severity is Severity.ERROR for found in self.divergences):
-            return "diverged"
-        if not any(counted.holds or counted.diverges for counted in self.coverage.values()):
-            return "unjudged"
-        return "clean"
-
-    @property
-    def unknown(self) -> int:
-        """Verdicts that could not be given."""
-        return sum(sum(counted.unknown.values()) for counted in self.coverage.values())
+    baseline: Path | None = None
 
 
 def check(store: Store, options: Options | None = None) -> CheckResult:
@@ -103,7 +70,8 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     profile = _profile(options, manifest.kernel)
     rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
     traced = _traced(store)
-    judge = Judge(rules, traced, profile)
+    baseline = Baseline() if options.baseline is None else read_baseline(options.baseline)
+    judge = Judge(rules, traced, profile, baseline.forms)
     offer = _offer(options, manifest)
     bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
@@ -117,6 +85,8 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
         engine.finish()
     result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
     result.coverage = judge.coverage
+    result.compared = options.baseline is not None
+    result.notes += baseline.absent(result)
     result.judged = {name: judge.judged.get(name, 0) for name in result.totals}
     try:
         _write(store.path, result)
@@ -266,38 +236,3 @@ def _completed(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     have = set(batch.schema.names)
     arrays = [batch.column(name) if name in have else pa.nulls(len(batch), pa.int64()) for name in columns]
     return pa.RecordBatch.from_arrays(arrays, names=columns)
-
-
-def _write(directory: Path, result: CheckResult) -> None:
-    """Write divergences.parquet and coverage.parquet, each beside its final name and renamed when whole."""
-    rows = [
-        {
-            "rule": found.rule,
-            "name": found.name,
-            "severity": found.severity.value,
-            "seq": found.seq,
-            "ts_ns": found.ts_ns,
-            "vm": found.vm,
-            "vcpu": found.vcpu,
-            "tracepoint": found.tracepoint,
-            "expected": found.expected,
-            "observed": found.observed,
-            "message": found.message if found.count == 1 else f"{found.message} ({found.count} times)",
-        }
-        for found in result.divergences
-    ]
-    counts: list[dict[str, object]] = []
-    for rule, counted in result.coverage.items():
-        for verdict, number in (("holds", counted.holds), ("diverges", counted.diverges)):
-            if number:
-                counts.append({"rule": rule, "verdict": verdict, "reason": None, "count": number})
-        for reason, number in sorted(counted.unknown.items()):
-            counts.append({"rule": rule, "verdict": "unknown", "reason": reason.value, "count": number})
-    for name, content in (("divergences", rows), ("coverage", counts)):
-        target = directory / f"{name}.parquet"
-        beside = directory / f".{name}.parquet.{os.getpid()}"
-        try:
-            pq.write_table(pa.Table.from_pylist(content, table_schema(name)), beside, compression="zstd")
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)

@@ -28,6 +28,9 @@ DIVERGENCES: tuple[Field, ...] = (
     Field("expected", "str", "What the model says must happen."),
     Field("observed", "str", "What the trace shows."),
     Field("message", "str", "The finding in a sentence, with the state that led there."),
+    Field("count", "u64", "How many of its kind were folded into this one."),
+    Field("last_seq", "u64", "Rank of the last event of its kind."),
+    Field("known", "bool", "Accepted by a baseline."),
 )
 
 COVERAGE: tuple[Field, ...] = (
