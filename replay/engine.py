@@ -16,6 +16,7 @@ from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.parts.clock import ClockEvents
+from hvtrace.replay.parts.debugger import DebuggerEvents
 from hvtrace.replay.parts.hypercall import HypercallEvents
 from hvtrace.replay.parts.msr import MsrEvents
 from hvtrace.replay.parts.stimer import StimerEvents
@@ -41,6 +42,7 @@ PARTS: tuple[type[Part], ...] = (
     SynicEvents,
     StimerEvents,
     ClockEvents,
+    DebuggerEvents,
 )
 
 #: Where a vCPU starts after creation and after a reset.
@@ -104,6 +106,11 @@ class Engine:
                 cell = [False]
                 for handler in handlers.get(name, ()):
                     handler(event, vcpu, cell)
+
+    def reach(self, stamp: int) -> None:
+        """Time passes up to a stamp without events: losses begin and end."""
+        if stamp >= self._next:
+            self._cross(stamp)
 
     def finish(self) -> None:
         """The recording is over: what is still open cannot be judged."""

@@ -90,7 +90,7 @@ def unknown(reason: Reason) -> Unknown:
 class Form(NamedTuple):
     """What one fault has in common in every recording that shows it: `message` has its numbers taken out.
 
-    Ranks, stamps, the VM, the vCPU and the values are another recording's own; which vCPU meets a fault first is chance.
+    Ranks, stamps, VM, vCPU and values are another recording's own; which vCPU meets a fault first is chance.
     """
 
     rule: str

@@ -23,13 +23,14 @@ from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES, select
-from hvtrace.replay.tape import TAPE, Table, events
+from hvtrace.replay.tape import TAPE, Event, Table, events
 from hvtrace.store import Manifest, Store
 
 if TYPE_CHECKING:
     from hvtrace.replay.rule import Rule
+    from hvtrace.replay.verdict import Form
 
-__all__ = ["CheckResult", "Options", "check"]
+__all__ = ["CheckResult", "Options", "check", "prepare", "tape_of", "without_collector"]
 
 #: Tracepoints that nobody picks one by one: where all of these have events and the recording has many kinds, the
 #: whole kvm group was recorded, and a tracepoint without events never fired.
@@ -66,23 +67,13 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     Raises HvtraceError where an option is wrong or a table cannot be read.
     """
     options = options or Options()
-    manifest = store.manifest
-    profile = _profile(options, manifest.kernel)
-    rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
-    traced = _traced(store)
     baseline = Baseline() if options.baseline is None else read_baseline(options.baseline)
-    judge = Judge(rules, traced, profile, baseline.forms)
-    offer = _offer(options, manifest)
-    bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
-    # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
-    bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
-    result = CheckResult(_source(store), profile.name, manifest.total)
-    losses = _losses(manifest, result.notes)
-    engine = Engine(bench, losses)
-    with _without_collector():
-        for window in events({name: _table(store, name) for name in TAPE if store.has(name)}, result.totals):
+    engine, result = prepare(store, options, baseline.forms)
+    with without_collector():
+        for window in tape_of(store, result.totals):
             engine.run(window)
         engine.finish()
+    judge = engine.judge
     result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
     result.coverage = judge.coverage
     result.compared = options.baseline is not None
@@ -95,8 +86,33 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     return result
 
 
+def prepare(
+    store: Store, options: Options, accepted: frozenset[Form] = frozenset()
+) -> tuple[Engine, CheckResult]:
+    """The engine for a store, which has seen nothing yet, and an empty result.
+
+    Raises HvtraceError where an option is wrong.
+    """
+    manifest = store.manifest
+    profile = _profile(options, manifest.kernel)
+    rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
+    traced = _traced(store)
+    judge = Judge(rules, traced, profile, accepted)
+    offer = _offer(options, manifest)
+    bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
+    # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
+    bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
+    result = CheckResult(_source(store), profile.name, manifest.total)
+    return Engine(bench, _losses(manifest, result.notes)), result
+
+
+def tape_of(store: Store, counts: dict[str, int] | None = None) -> Iterator[list[Event]]:
+    """The tape of a store; `counts` is filled with the events of each tracepoint on it."""
+    return events({name: _table(store, name) for name in TAPE if store.has(name)}, counts)
+
+
 @contextmanager
-def _without_collector() -> Iterator[None]:
+def without_collector() -> Iterator[None]:
     """Keep the cycle collector from walking millions of event tuples, none of which is in a cycle."""
     was = gc.isenabled()
     gc.disable()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from textwrap import wrap
 
-__all__ = ["count", "duration", "plural", "safe", "stamp", "styled"]
+__all__ = ["WIDTH", "count", "duration", "plural", "safe", "stamp", "styled", "wrapped"]
+
+#: Lines for people fit a terminal of 80 columns.
+WIDTH = 79
 
 
 def safe(text: str, width: int | None = None) -> str:
@@ -42,6 +46,17 @@ def stamp(ns: int | None) -> str:
 def styled(text: str, style: str) -> str:
     """Return `text` in a style ("red", "yellow", "green", "bold") where stdout is a terminal that wants colour."""
     codes = {"red": "31", "yellow": "33", "green": "32", "bold": "1", "dim": "2"}
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\033[{codes[style]}m{text}\033[0m"
+
+
+def wrapped(text: str, first: str = "", rest: str | None = None) -> list[str]:
+    """Return `text` made safe, in lines at most WIDTH wide: the first begins with `first`, the others with `rest`.
+
+    Without `rest` the others are indented as far as the first. A word longer than a line is broken.
+    """
+    if rest is None:
+        rest = " " * len(first)
+    lines = wrap(safe(text), WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return lines or [first.rstrip()]

@@ -1,0 +1,196 @@
+"""The whole modelled state at a moment, for people and for scripts: what is known, what is not, and why.
+
+Registers, timers, exposure and what is owed are told by name. Everything else that a VM or a vCPU holds tells about
+itself: an object of the model by its `describe` where it has one, otherwise by its plain fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from hvtrace.abi.cpuid import BITS
+from hvtrace.abi.hypercall import HYPERV_HYPERCALLS
+from hvtrace.abi.msr import MSRS, msr_name
+from hvtrace.abi.register import Group, Scope
+from hvtrace.replay.model.machine import Vcpu, Vm
+from hvtrace.replay.model.registers import holds
+from hvtrace.replay.obligation import Obligation
+
+if TYPE_CHECKING:
+    from hvtrace.replay.engine import Engine
+    from hvtrace.replay.model.stimer import Stimer
+
+__all__ = ["state_of"]
+
+#: Fields of Vm and Vcpu that are told by name, or that are notes of the event at hand.
+_TOLD = frozenset(
+    {
+        "accepted",
+        "bench",
+        "closing",
+        "dues",
+        "effects",
+        "exit_seq",
+        "exposure",
+        "former",
+        "grace",
+        "history",
+        "kind",
+        "number",
+        "origin",
+        "out",
+        "raised",
+        "reading",
+        "registers",
+        "tid",
+        "timers",
+        "undecided",
+        "vcpus",
+        "vm",
+        "whole",
+        "why",
+        "writes",
+    }
+)
+
+_MODEL = "hvtrace.replay.model."
+
+#: Declared types of which None means that the value is not known (of an object, it means that there is none).
+_PLAIN = re.compile(r"\b(bool|int|str)\b")
+
+_CALLS = {call.code: call.name for call in HYPERV_HYPERCALLS}
+
+
+def state_of(engine: Engine) -> list[dict[str, Any]]:
+    """One object a VM, with its vCPUs, in the order of their numbers. A value that is not known is null."""
+    return [_vm(vm) for _, vm in sorted(engine.vms.items())]
+
+
+def _vm(vm: Vm) -> dict[str, Any]:
+    exposure = vm.exposure
+    return {
+        "vm": vm.number,
+        "why_unknown": vm.why.value,
+        "exposure": {
+            "hyperv": exposure.hyperv,
+            "enforced": exposure.conclude(),
+            "cpuid": {
+                f"0x{leaf:08x}.{register}": f"0x{v:x}"
+                for (leaf, register), v in sorted(exposure.leaves.items())
+            },
+            "bits": {f"{bit.gate} {bit.name}": exposure.has(bit.gate) for bit in BITS},
+        },
+        "registers": _registers(vm.registers, Scope.VM),
+        "more": _more(vm),
+        "vcpus": [_vcpu(vcpu) for _, vcpu in sorted(vm.vcpus.items())],
+    }
+
+
+def _vcpu(vcpu: Vcpu) -> dict[str, Any]:
+    return {
+        "vcpu": vcpu.number,
+        "why_unknown": vcpu.why.value,
+        "thread": vcpu.tid,
+        "exit": _exit(vcpu),
+        "hypercall": _call(vcpu.call),
+        "registers": _registers(vcpu.registers, Scope.VCPU),
+        "timers": [_timer(timer) for timer in vcpu.timers],
+        "owed": [_owed(due) for due in vcpu.dues if due.met is None],
+        "more": _more(vcpu),
+    }
+
+
+def _call(code: object) -> str | None:
+    """The hypercall under way."""
+    if not isinstance(code, int):
+        return None
+    return f"0x{code:x} {_CALLS.get(code, '')}".rstrip()
+
+
+def _exit(vcpu: Vcpu) -> dict[str, Any] | None:
+    """The exit at hand: None while the vCPU is in the guest or nothing is known of it."""
+    if not vcpu.out:
+        return None
+    return {"seq": vcpu.exit_seq, "kind": vcpu.kind, "whole": vcpu.whole}
+
+
+def _registers(known: Mapping[int, int], scope: Scope) -> dict[str, str | None]:
+    """Every register that keeps a value, in the order of the indices."""
+    expected = {
+        row.index for row in MSRS if row.scope is scope and row.group is not Group.STIMER and holds(row)
+    }
+    return {
+        msr_name(index) or f"0x{index:x}": f"0x{known[index]:x}" if index in known else None
+        for index in sorted({*expected, *known})
+    }
+
+
+def _timer(timer: Stimer) -> dict[str, Any]:
+    return {
+        "timer": timer.number,
+        "config": None if timer.config is None else f"0x{timer.config:x}",
+        "count": timer.count,
+        "expiry": timer.expiry,
+        "enabled": timer.enable,
+        "armed": timer.armed,
+        "pending": timer.pending,
+        "parked": timer.parked,
+    }
+
+
+def _owed(due: Obligation) -> dict[str, Any]:
+    return {"what": due.detail, "since_seq": due.event[0], "since": due.event[2], "entries_left": due.entries}
+
+
+def _more(thing: Vm | Vcpu) -> dict[str, dict[str, Any]]:
+    """What else is kept, by the name of its field."""
+    found: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for field in fields(thing):
+        name, value = field.name, getattr(thing, field.name)
+        if name in _TOLD or name.startswith("_") or (name == "call" and isinstance(value, int | None)):
+            continue
+        title = name.replace("_", " ")
+        if _is_model(value):
+            found[title] = _described(value)
+        elif isinstance(value, dict | list | tuple) and value and all(map(_is_model, _values(value))):
+            keys = value if isinstance(value, dict) else range(len(value))
+            found |= {f"{title} {k}": _described(v) for k, v in zip(keys, _values(value), strict=True)}
+        elif _is_plain(value) and (value is not None or _PLAIN.search(str(field.type))):
+            plain[title] = _plain(value)
+    return {"flags": plain, **found} if plain else found
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _is_model(value: object) -> bool:
+    kind = type(value)
+    return kind.__module__.startswith(_MODEL) and not isinstance(value, Enum | Vm | Vcpu | Obligation)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | str | Enum)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _described(thing: Any) -> dict[str, Any]:
+    """An object of the model by its own words, or by its plain fields."""
+    if callable(describe := getattr(thing, "describe", None)):
+        words = describe()
+        return dict(words) if isinstance(words, Mapping) else {"state": words}
+    names = (
+        [field.name for field in fields(thing)]
+        if is_dataclass(thing)
+        else sorted(getattr(thing, "__slots__", ()))
+    )
+    values = {name: getattr(thing, name, None) for name in names if not name.startswith("_")}
+    return {name.replace("_", " "): _plain(value) for name, value in values.items() if _is_plain(value)}
