@@ -48,6 +48,10 @@ class Moment(Enum):
     SYNIC = "synic write"
     #: A Hyper-V hypercall is complete (`model.hypercall.Call`).
     CALL = "hypercall"
+    #: An access reached the synthetic debugger (`model.debugger.DebugAccess`).
+    DEBUG = "debugger"
+    #: An event that only a nested guest brings about (`model.nested.NestedEvent`).
+    NESTED = "nested guest"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
     EXIT = "userspace exit"
     #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).

@@ -161,6 +161,8 @@ def _expand(words: list[str]) -> list[tuple[str, dict[str, str]]]:
             shown.append(("kvm_hv_stimer_cleanup", {"timer_index": timer}))
         if row.group is Group.SYNDBG:
             shown.append(("kvm_hv_syndbg_set_msr", {"msr": hex(index), "data": hex(value)}))
+    if not write and row is not None and row.group is Group.SYNDBG and not refused:
+        shown.append(("kvm_hv_syndbg_get_msr", {"msr": hex(index), "data": hex(value)}))
     access = {"write": str(int(write)), "ecx": hex(index), "data": hex(value), "exception": str(int(refused))}
     shown.append(("kvm_msr", access))
     if write and not refused and row is not None and row.exits is Exit.HYPERV:

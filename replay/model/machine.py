@@ -13,6 +13,7 @@ from hvtrace.abi.msr import MSRS, msr_name
 from hvtrace.abi.msr_synic import STIMERS
 from hvtrace.abi.register import Group, Kind, Scope
 from hvtrace.replay.model.access import PLAIN_KVM
+from hvtrace.replay.model.debugger import Debugger
 from hvtrace.replay.model.exposure import Exposure, Offer
 from hvtrace.replay.model.stimer import Stimer
 from hvtrace.replay.obligation import Due, Obligation
@@ -102,6 +103,7 @@ class Vm:
     vcpus: dict[int, Vcpu] = field(default_factory=dict)
     has_apic: bool | None = None
     entered: bool = False
+    debugger: Debugger = field(default_factory=Debugger)
     #: Accesses that enforcement decides while it is not known.
     undecided: list[Access] = field(default_factory=list)
 
@@ -119,6 +121,7 @@ class Vm:
         self.registers.clear()
         self.origin.clear()
         self.writes.clear()
+        self.debugger = Debugger()
         for vcpu in self.vcpus.values():
             vcpu.forget(why)
 
@@ -188,6 +191,8 @@ class Vcpu:
     grace: int = 0
     #: The last entry was at the reset vector.
     resetting: bool = False
+    #: A guest hypervisor runs itself; false: it was seen to enter its guest (None: open).
+    outermost: bool | None = None
 
     def __post_init__(self) -> None:
         offer = self.vm.bench.offer
@@ -225,7 +230,7 @@ class Vcpu:
         self.raced = True
         self.reading = self.ending = None
         self.history.clear()
-        self.call = None
+        self.call = self.outermost = None
         self.visited = self.eom = False
 
     def forget_silent(self) -> None:

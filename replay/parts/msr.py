@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MsrEvents"]
 
+#: Units whose registers show an event for each write that reaches them; the debugger's show reads as well.
+EFFECTIVE = (Group.SYNIC, Group.STIMER)
+
 #: Accesses kept while it is open whether CPUID is enforced.
 MAX_UNDECIDED = 1024
 
@@ -75,7 +78,7 @@ class MsrEvents(Part):
         for due in vcpu.dues:
             if due.due is Due.MSR:
                 vcpu.meet(due)
-        if write and row is not None and row.group in (Group.SYNIC, Group.STIMER, Group.SYNDBG):
+        if row is not None and ((write and row.group in EFFECTIVE) or row.group is Group.SYNDBG):
             self._effects_judged(access, effects)
         self._learn(access)
         settle(access)

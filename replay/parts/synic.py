@@ -55,7 +55,6 @@ class SynicEvents(Part):
             "kvm_hv_synic_set_irq": self._synic_set_irq,
             "kvm_hv_synic_send_eoi": self._send_eoi,
             "kvm_hv_notify_acked_sint": self._acked,
-            "kvm_hv_syndbg_set_msr": self._syndbg,
             "kvm_apic_accept_irq": self._accepted,
             "kvm_apicv_accept_irq": self._posted,
             "kvm_eoi": self._eoi,
@@ -73,10 +72,6 @@ class SynicEvents(Part):
         if vcpu is not None:
             vcpu.registers.pop(event[5], None)
             vcpu.sources_changed()
-
-    def _syndbg(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        vcpu.hyperv = True
-        vcpu.effects.append((event, cell))
 
     def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         subject = SynicWrite(vcpu, event[5], event[6], bool(event[7]))

@@ -1,14 +1,15 @@
 """HV215 syndbg-access-altered
 
 ## What it finds
-A guest's write of a synthetic debugger register that did not reach the debugger, or reached it with
-another value.
+A guest's access to a synthetic debugger register that did not reach the debugger, reached it with another value or at
+another register, or reached it although it was refused.
 
 ## Why it matters
 The debugger's connection breaks off.
 
 ## What the specification says
-> A write takes effect with the value written; KVM shows kvm_hv_syndbg_set_msr, then kvm_msr.
+> An access that is not refused takes effect once, with the value the guest wrote or got; KVM shows
+> kvm_hv_syndbg_set_msr or kvm_hv_syndbg_get_msr, then kvm_msr.
 
 ## When it cannot tell
 Where the beginning of the exit was not seen.
@@ -28,33 +29,35 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
+EVENTS = ("kvm_hv_syndbg_get_msr", "kvm_hv_syndbg_set_msr")
+
 
 def concerns(row: Msr | None, write: bool) -> bool:
     """The accesses the rule is asked about."""
-    return write and row is not None and row.group is Group.SYNDBG
+    return row is not None and row.group is Group.SYNDBG
 
 
 def check(access: Access) -> Verdict | None:
-    """Each write reaches the debugger once, unchanged."""
+    """Each access reaches the debugger once, unchanged."""
     row = access.row
-    if row is None or not access.write or access.late or row.group is not Group.SYNDBG:
+    if row is None or access.late or row.group is not Group.SYNDBG:
         return None
     if not access.whole:
         return unknown(access.why)
-    seen = [(effect[5], effect[6]) for effect in access.effects if effect[2] == "kvm_hv_syndbg_set_msr"]
-    wanted = [] if access.refused else [(access.index, access.value)]
-    if seen == wanted:
+    seen = [effect for effect in access.effects if effect[2] in EVENTS]
+    wanted = [] if access.refused else [(EVENTS[access.write], access.index, access.value)]
+    if [(effect[2], effect[5], effect[6]) for effect in seen] == wanted:
         return HOLDS
-    shown = ", ".join(f"msr 0x{index:x} data 0x{value:x}" for index, value in seen) or "none"
-    expected = f"data 0x{access.value:x}" if wanted else "no effect"
-    return Diverges(expected, shown, f"the write of {access.name} shows another effect")
+    shown = ", ".join(f"{name} msr 0x{index:x} data 0x{value:x}" for _, _, name, _, _, index, value in seen)
+    expected = f"{EVENTS[access.write]} data 0x{access.value:x}" if wanted else "no effect"
+    return Diverges(expected, shown or "none", f"{access.verb} of {access.name} shows another effect")
 
 
 RULE = Rule(
     "HV215",
     "syndbg-access-altered",
     (Moment.MSR,),
-    ("kvm_msr", "kvm_exit", "kvm_hv_syndbg_set_msr"),
+    ("kvm_msr", "kvm_exit", *EVENTS),
     check,
     concerns=concerns,
 )

@@ -55,6 +55,7 @@ SILENT = {
     "HV281": {"unknown"},
     "HV301": {"unknown"},
     "HV214": {"unknown"},
+    "HV902": {"unknown"},
     "HV513": {"unknown"},
     "HV406": {"holds"},
 }
