@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.access import Accesses
 from hvtrace.replay.model.clock import RUNTIME
 from hvtrace.replay.model.exposure import Exposure
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import Unsent
+from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.parts.clock import ClockEvents
 from hvtrace.replay.parts.debugger import DebuggerEvents
@@ -23,7 +25,7 @@ from hvtrace.replay.parts.stimer import StimerEvents
 from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
 from hvtrace.replay.rule import Moment
-from hvtrace.replay.tape import NO_PLACE
+from hvtrace.replay.tape import NO_PLACE, OTHER_MSR
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ class Engine:
                 self._entry(event, vcpu)
             elif name == "kvm_exit":
                 self._exit(event, vcpu)
+            elif name == OTHER_MSR:
+                vcpu.accessed()
             elif repeats and vcpu.history and vcpu.history[-1][1:] == event[1:]:
                 continue
             else:
@@ -168,6 +172,8 @@ class Engine:
     def _entry(self, event: Event, vcpu: Vcpu) -> None:
         if vcpu.closing:
             vcpu.close()
+        if vcpu.kind == "msr":
+            self._unaccessed(vcpu)
         if vcpu.dues:
             vcpu.entered()
         if vcpu.raised and vcpu.whole and not vcpu.visited:
@@ -188,17 +194,23 @@ class Engine:
             # Another thread has another run time.
             vcpu.registers.pop(RUNTIME, None)
         vcpu.tid = event[4]
-        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.visited = vcpu.eom = False
+        vcpu.out = vcpu.raced = vcpu.hyperv = vcpu.visited = vcpu.eom = vcpu.fastpath = False
         vcpu.kind = None
         vcpu.new_unit(whole=True)
         if vcpu.grace:
             vcpu.grace -= 1
             vcpu.reading = None
 
+    def _unaccessed(self, vcpu: Vcpu) -> None:
+        """An exit for an MSR access is over, and no access was seen."""
+        owed = any(due.due is Due.MSR and due.met is None for due in vcpu.dues)
+        if vcpu.whole and not vcpu.fastpath and not owed and vcpu.left is not None:
+            self.judge.ask(Moment.ACCESSES, Accesses(vcpu, "none"), vcpu.left, vcpu, [False])
+
     def _exit(self, event: Event, vcpu: Vcpu) -> None:
         if vcpu.closing:
             vcpu.close()
-        vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole = event[4], True, event[0], True
+        vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole, vcpu.left = event[4], True, event[0], True, event
         how = (event[6], event[5])
         unclear = event[6] is None or how in NESTED_ENTRIES
         vcpu.kind = "msr" if how in MSR_EXITS else None if unclear else "other"

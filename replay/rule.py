@@ -22,6 +22,8 @@ class Moment(Enum):
 
     #: A guest's access to a synthetic MSR is complete (`model.access.Access`).
     MSR = "msr"
+    #: An exit accesses an MSR, or ends without having done so (`model.access.Accesses`).
+    ACCESSES = "msr exit"
     #: A read of a running clock (`model.clock.Reading`).
     CLOCK = "clock"
     #: A synthetic timer is armed (`model.stimer.Start`).

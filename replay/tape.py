@@ -14,7 +14,7 @@ and
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -23,7 +23,18 @@ import pyarrow as pa
 
 from hvtrace.abi.msr import KVM_RANGE, SYNTHETIC_RANGE
 
-__all__ = ["FIELDS", "NO_PLACE", "TAPE", "Event", "Table", "events", "place_of", "text_of"]
+__all__ = [
+    "FIELDS",
+    "NO_PLACE",
+    "OTHER_MSR",
+    "TAPE",
+    "Event",
+    "Table",
+    "events",
+    "is_told",
+    "place_of",
+    "text_of",
+]
 
 Event = tuple[Any, ...]
 
@@ -106,6 +117,12 @@ OPTIONAL = frozenset(
 FIELDS = 5
 NO_PLACE = -1
 
+#: MSRs the model consumes: Hyper-V's range, KVM's, and KVM's two old ones.
+TOLD = (SYNTHETIC_RANGE, KVM_RANGE, (0x11, 0x12))
+
+#: Name under which an access to another than a synthetic MSR stands on the tape: only that there was one matters.
+OTHER_MSR = "kvm_msr of another register"
+
 #: Rows of one table held at a time.
 BATCH = 1 << 14
 
@@ -187,7 +204,8 @@ class _Reader:
             else:
                 self.buffer = _rows(self.name, batch)
                 if self.counts is not None:
-                    self.counts[self.name] = self.counts.get(self.name, 0) + len(self.buffer)
+                    told = sum(event[2] == self.name for event in self.buffer)
+                    self.counts[self.name] = self.counts.get(self.name, 0) + told
         return bool(self.buffer)
 
     def take(self, until: int | None) -> list[Event]:
@@ -207,12 +225,15 @@ def _rows(name: str, batch: pa.RecordBatch) -> list[Event]:
     place = np.where(
         vcpu_number < 0, NO_PLACE, np.where(vm_number < 0, -2 - vcpu_number, vm_number << 16 | vcpu_number)
     )
+    names: Iterable[str] = repeat(name)
+    if name == "kvm_msr":
+        names = [name if told else OTHER_MSR for told in _told(column["ecx"])]
     own = [_values(column[field]) for field in TAPE[name]]
     return list(
         zip(
             _values(column["seq"]),
             _values(column["ts_ns"]),
-            repeat(name),
+            names,
             place.tolist(),
             _values(column["tid"]),
             *own,
@@ -237,14 +258,21 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _wanted(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Leave out the accesses that are no synthetic MSR and the leaves that are no hypervisor's."""
-    if name == "kvm_msr":
-        index = np.asarray(batch.column(batch.schema.get_field_index("ecx")).fill_null(0))
-        keep = (index >= SYNTHETIC_RANGE[0]) & (index <= SYNTHETIC_RANGE[1])
-        keep |= (index >= KVM_RANGE[0]) & (index <= KVM_RANGE[1])
-        keep |= (index == 0x11) | (index == 0x12)
-        return batch.filter(pa.array(keep))
+    """Leave out the leaves that are no hypervisor's."""
     if name == "kvm_cpuid":
         leaf = np.asarray(batch.column(batch.schema.get_field_index("function")).fill_null(0))
         return batch.filter(pa.array((leaf >= 0x4000_0000) & (leaf <= 0x4000_01FF)))
     return batch
+
+
+def is_told(index: int) -> bool:
+    """Whether the model consumes accesses to this MSR: Hyper-V's and KVM's own."""
+    return any(low <= index <= high for low, high in TOLD)
+
+
+def _told(index: pa.Array) -> list[bool]:
+    number = np.asarray(index.fill_null(0))
+    keep = np.zeros(len(number), bool)
+    for low, high in TOLD:
+        keep |= (number >= low) & (number <= high)
+    return list(keep.tolist())

@@ -22,7 +22,7 @@ from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
-from hvtrace.replay.tape import FIELDS, TAPE, Event, place_of
+from hvtrace.replay.tape import FIELDS, OTHER_MSR, TAPE, Event, is_told, place_of
 
 __all__ = ["CASES", "FOLDER", "Case", "Outcome", "cases", "replay", "tape"]
 
@@ -137,6 +137,8 @@ def _event(seq: int, name: str, given: dict[str, str]) -> Event:
     place = place_of(None if vm == "?" else int(vm), vcpu)
     event = (seq, 1000 * seq, name, place, tid, *(values[key] for key in TAPE[name]))
     assert len(event) == FIELDS + len(TAPE[name])
+    if name == "kvm_msr" and not is_told(values["ecx"]):
+        return (*event[:2], OTHER_MSR, *event[3:])
     return event
 
 

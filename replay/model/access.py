@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.tape import Event
 
-__all__ = ["Access", "Fault", "expected_fault", "legalise"]
+__all__ = ["Access", "Accesses", "Fault", "expected_fault", "legalise"]
 
 GUEST_OS_ID = 0x4000_0000
 HYPERCALL = 0x4000_0001
@@ -97,6 +97,14 @@ class Access:
     def name(self) -> str:
         """The register's name."""
         return f"MSR 0x{self.index:x}" if self.row is None else self.row.name
+
+
+@dataclass(slots=True)
+class Accesses:
+    """How many MSRs an exit accesses: "one", "none" before the next entry, a "second", or one "outside" any exit."""
+
+    vcpu: Vcpu
+    seen: str
 
 
 def legalise(row: Msr, value: int) -> int:

@@ -161,6 +161,9 @@ class Vcpu:
     whole: bool = False
     kind: str | None = None
     exit_seq: int = -1
+    #: The last kvm_exit, and whether an MSR other than a synthetic one was accessed before it (kvm_exit comes late).
+    left: Event | None = None
+    fastpath: bool = False
     out: bool = False
     #: Guest-made effects since the exit that wait for their kvm_msr, with their marks.
     effects: list[tuple[Event, list[bool]]] = field(default_factory=list)
@@ -208,6 +211,13 @@ class Vcpu:
         """Finish what waits for the end of the exit."""
         while self.closing:
             self.closing.pop(0)(self)
+
+    def accessed(self) -> None:
+        """An MSR was accessed."""
+        if self.kind == "msr":
+            self.kind = "done"
+        else:
+            self.fastpath = True
 
     def effect(self, event: Event, cell: list[bool]) -> None:
         """A guest's MSR write shows an effect: its kvm_msr must follow."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from hvtrace.abi.msr import by_index
 from hvtrace.abi.register import Exit, Group, Msr
-from hvtrace.replay.model.access import Access, Fault, expected_fault
+from hvtrace.replay.model.access import Access, Accesses, Fault, expected_fault
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.registers import known_value, settle
 from hvtrace.replay.model.synic import EOM, EndOfMessage
 from hvtrace.replay.obligation import Due
-from hvtrace.replay.part import Handler, Part
+from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.rule import Moment
+from hvtrace.replay.tape import OTHER_MSR
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ EFFECTIVE = (Group.SYNIC, Group.STIMER)
 
 #: Accesses kept while it is open whether CPUID is enforced.
 MAX_UNDECIDED = 1024
+
+#: Userspace exits after a kernel's own access: those that the synthetic MSRs ask for.
+COMPLETED_BY_KERNEL = (24, 27)
 
 SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 
@@ -45,7 +49,38 @@ class MsrEvents(Part):
         self.accessed_ = tuple(p.accessed for p in parts if type(p).accessed is not Part.accessed)
 
     def handlers(self) -> dict[str, Handler]:
-        return {"kvm_msr": self._msr, "kvm_cpuid": self._cpuid}
+        return {
+            "kvm_msr": self._msr,
+            "kvm_cpuid": self._cpuid,
+            "kvm_userspace_exit": self._left,
+            "kvm_nested_vmexit": self._unclear,
+            "kvm_nested_vmexit_inject": self._unclear,
+        }
+
+    def strangers(self) -> dict[str, Stranger]:
+        return {OTHER_MSR: self._perhaps_accessed}
+
+    def _perhaps_accessed(self, event: Event, vcpu: Vcpu | None) -> None:
+        """It may be this vCPU's access."""
+        if vcpu is not None:
+            vcpu.kind = None
+
+    def _left(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """Userspace completes an access that was filtered or is not KVM's: there is no kvm_msr."""
+        if vcpu.kind == "msr" and event[5] not in COMPLETED_BY_KERNEL:
+            vcpu.kind = None
+
+    def _unclear(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """An exit of a nested guest goes to the guest's hypervisor."""
+        if vcpu.kind == "msr":
+            vcpu.kind = None
+
+    def _count(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """One exit accesses one MSR."""
+        if not vcpu.whole:
+            return
+        seen = "outside" if not vcpu.out else "second" if vcpu.kind == "done" else "one"
+        self.judge.ask(Moment.ACCESSES, Accesses(vcpu, seen), event, vcpu, cell)
 
     def losing(self, vm: Vm) -> None:
         self._decide(vm, last=True)
@@ -58,6 +93,7 @@ class MsrEvents(Part):
 
     def _msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.close()
+        self._count(event, vcpu, cell)
         write, index, value, refused = bool(event[5]), event[6], event[7], bool(event[8])
         row = by_index(index)
         fault = expected_fault(vcpu, row, index, write, value)
@@ -87,7 +123,7 @@ class MsrEvents(Part):
         if write and not refused and row is not None and row.exits is not Exit.NONE:
             self._must_exit(event, vcpu, cell, row, value)
         vcpu.effects.clear()
-        vcpu.kind = "done"
+        vcpu.accessed()
 
     def _raced(self, vcpu: Vcpu, row: Msr | None, before: int | None, value: int, *, write: bool) -> bool:
         """A VM-wide register is read while another vCPU may be writing it: `kvm_msr` comes after the

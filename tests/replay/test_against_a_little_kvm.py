@@ -14,6 +14,7 @@ from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
 from hvtrace.replay.tape import TAPE, Event
+from hvtrace.replay.verdict import Divergence, Severity
 
 
 def judged(events: list[Event]) -> Judge:
@@ -25,12 +26,18 @@ def judged(events: list[Event]) -> Judge:
     return judge
 
 
+def errors(judge: Judge) -> list[Divergence]:
+    """Divergences that are no warnings, in order."""
+    found = (one for one in judge.divergences.values() if one.severity is Severity.ERROR)
+    return sorted(found, key=lambda divergence: divergence.seq)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_sound_kvm_never_diverges(seed: int) -> None:
     """Four timers at once, busy slots, masked sources, races: no rule diverges, and almost all is judged."""
     events = record(seed)
     judge = judged(events)
-    assert [(found.seq, found.rule, found.message) for found in judge.divergences.values()] == []
+    assert [(found.seq, found.rule, found.message) for found in errors(judge)] == []
     told = [event for event in events if event[2].startswith(("kvm_hv_", "kvm_msr"))]
     assert sum(judge.judged[name] for name in TAPE if name.startswith(("kvm_hv_", "kvm_msr"))) > 0.97 * len(
         told
@@ -40,7 +47,7 @@ def test_a_sound_kvm_never_diverges(seed: int) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found_by_a_rule_of_its_families(fault: str) -> None:
     """In most random runs, and by the first divergence."""
-    found = [judged(record(seed, fault)).divergences.values() for seed in range(12)]
-    first = [min(run, key=lambda divergence: divergence.seq).rule[:3] for run in found if run]
+    found = [errors(judged(record(seed, fault))) for seed in range(12)]
+    first = [run[0].rule[:3] for run in found if run]
     assert set(first) <= FAULTS[fault]
     assert len(first) >= 8

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from hvtrace.replay.tape import NO_PLACE, Table, events, place_of, text_of
+from hvtrace.replay.tape import NO_PLACE, OTHER_MSR, Table, events, place_of, text_of
 
 
 def table(rows: list[dict[str, object]]) -> Table:
@@ -40,14 +40,18 @@ def test_tables_are_merged_by_seq_and_counted() -> None:
 
 
 def test_only_synthetic_registers_and_hypervisor_leaves_are_on_it() -> None:
-    """Accesses to other MSRs, and CPUID leaves of the processor, are left out."""
+    """CPUID leaves of the processor are left out; accesses to other MSRs have another name and are not counted."""
     msr = {"write": 1, "data": 0, "exception": 0}
     cpuid = {"rax": 0, "rbx": 0, "rcx": 0, "rdx": 0, "found": True}
     tables = {
         "kvm_msr": table([row(n, ecx=e, **msr) for n, e in enumerate((0x6E0, 0x40000020, 0x4B564D01, 0x12))]),
         "kvm_cpuid": table([row(9, function=0x1, **cpuid), row(10, function=0x40000003, **cpuid)]),
     }
-    assert [event[0] for window in events(tables) for event in window] == [1, 2, 3, 10]
+    counts: dict[str, int] = {}
+    told = [event for window in events(tables, counts) for event in window]
+    assert [event[0] for event in told] == [0, 1, 2, 3, 10]
+    assert [event[0] for event in told if event[2] == OTHER_MSR] == [0]
+    assert counts == {"kvm_msr": 3, "kvm_cpuid": 1}
 
 
 def test_fields_that_are_not_there_are_none() -> None:
