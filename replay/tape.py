@@ -31,7 +31,6 @@ __all__ = [
     "Event",
     "Table",
     "events",
-    "is_told",
     "place_of",
     "text_of",
 ]
@@ -116,9 +115,6 @@ OPTIONAL = frozenset(
 #: Position of an event's first own field, and the `place` of an event that belongs to no vCPU.
 FIELDS = 5
 NO_PLACE = -1
-
-#: MSRs the model consumes: Hyper-V's range, KVM's, and KVM's two old ones.
-TOLD = (SYNTHETIC_RANGE, KVM_RANGE, (0x11, 0x12))
 
 #: Name under which an access to another than a synthetic MSR stands on the tape: only that there was one matters.
 OTHER_MSR = "kvm_msr of another register"
@@ -265,14 +261,10 @@ def _wanted(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def is_told(index: int) -> bool:
-    """Whether the model consumes accesses to this MSR: Hyper-V's and KVM's own."""
-    return any(low <= index <= high for low, high in TOLD)
-
-
 def _told(index: pa.Array) -> list[bool]:
+    """Which MSRs the model consumes (see `abi.msr.is_synthetic`)."""
     number = np.asarray(index.fill_null(0))
-    keep = np.zeros(len(number), bool)
-    for low, high in TOLD:
-        keep |= (number >= low) & (number <= high)
+    keep = (number >= SYNTHETIC_RANGE[0]) & (number <= SYNTHETIC_RANGE[1])
+    keep |= (number >= KVM_RANGE[0]) & (number <= KVM_RANGE[1])
+    keep |= (number == 0x11) | (number == 0x12)
     return list(keep.tolist())

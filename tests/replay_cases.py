@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hvtrace.abi.msr import by_index
+from hvtrace.abi.msr import by_index, is_synthetic
 from hvtrace.abi.register import Exit, Group
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
@@ -22,7 +22,7 @@ from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
-from hvtrace.replay.tape import FIELDS, OTHER_MSR, TAPE, Event, is_told, place_of
+from hvtrace.replay.tape import FIELDS, OTHER_MSR, TAPE, Event, place_of
 
 __all__ = ["CASES", "FOLDER", "Case", "Outcome", "cases", "replay", "tape"]
 
@@ -99,7 +99,7 @@ def replay(case: Case) -> Outcome:
     offer = None if case.cpu is None else parse_cpu(case.cpu)
     bench = Bench(judge, profile, traced, offer, case.ignore_msrs)
     engine = Engine(bench, losses)
-    engine.run(event for event in events if event[2] in traced)
+    engine.run(event for event in events if event[2] in traced or event[2] == OTHER_MSR)
     engine.finish()
     return Outcome(judge, lines)
 
@@ -137,7 +137,7 @@ def _event(seq: int, name: str, given: dict[str, str]) -> Event:
     place = place_of(None if vm == "?" else int(vm), vcpu)
     event = (seq, 1000 * seq, name, place, tid, *(values[key] for key in TAPE[name]))
     assert len(event) == FIELDS + len(TAPE[name])
-    if name == "kvm_msr" and not is_told(values["ecx"]):
+    if name == "kvm_msr" and not is_synthetic(values["ecx"]):
         return (*event[:2], OTHER_MSR, *event[3:])
     return event
 

@@ -1,8 +1,8 @@
 """Tape mutants: one seeded change to one event of a clean recording, and whether the reference model notices it.
 
 A change drops an event, gives it twice, swaps it with the next one of its thread, or alters one of its fields to
-another plausible value. The clean tape is replayed once; at each change the engine is copied, and the copy replays the changed
-tape for AHEAD events more, so that a mutant knows the whole past and costs a short replay.
+another plausible value. The clean tape is replayed once; at each change the engine is copied, and the copy replays the
+changed tape for AHEAD events more, so that a mutant knows the whole past and costs a short replay.
 
 Some changes leave a tape that an unmodified KVM may well have made: no model can find those. They are counted apart,
 and `equivalent` gives the reason in words. It looks at the changed event alone, never at what the model said.
