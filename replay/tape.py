@@ -141,7 +141,9 @@ def place_of(vm: int | None, vcpu: int | None) -> int:
 
 def text_of(event: Event) -> str:
     """An event in words, for people: its rank, its tracepoint and its fields."""
-    fields = TAPE[event[2]]
+    fields = TAPE.get(event[2])
+    if fields is None:
+        return f"{event[0]} {event[2]}"
     shown = " ".join(
         f"{name}={_shown(name, value)}" for name, value in zip(fields, event[FIELDS:], strict=True)
     )

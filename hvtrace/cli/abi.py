@@ -28,6 +28,7 @@ def abi(
     """Look up an MSR, a hypercall, a CPUID leaf or hv-* flag, or a status.
 
     Examples:
+
       hvtrace abi msr 0x40000073
 
       hvtrace abi hypercall HvCallPostMessage

@@ -36,6 +36,7 @@ def export(
     polling, exits per second, and the divergences found by `hvtrace replay --check`.
 
     Examples:
+
       hvtrace export trace.hvt -o trace.pftrace
 
       hvtrace export trace.dat --from +1.5s --to +2s --vcpu 0 --gzip

@@ -25,6 +25,7 @@ def info(
     """Show what a store holds: events, losses, VMs, vCPUs, enlightenments offered and used.
 
     Examples:
+
       hvtrace info trace.hvt
 
       hvtrace info trace.dat --output-format json | jq .vms

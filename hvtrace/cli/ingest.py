@@ -42,6 +42,7 @@ def ingest(
     reads it. Facts about the host are taken from NAME.meta.json or meta.json beside the recording.
 
     Examples:
+
       hvtrace ingest trace.dat
 
       hvtrace ingest perf.data.zst -o last-night.hvt --force

@@ -17,6 +17,7 @@ def rules(
     """Show the rule book, or one rule's page.
 
     Examples:
+
       hvtrace rules
 
       hvtrace rules HV509

@@ -59,6 +59,7 @@ class Options:
     chosen: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     baseline: Path | None = None
+    strict: bool = False
 
 
 def check(store: Store, options: Options | None = None) -> CheckResult:
@@ -76,8 +77,10 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     judge = engine.judge
     result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
     result.coverage = judge.coverage
-    result.compared = options.baseline is not None
+    result.compared, result.strict = options.baseline is not None, options.strict
     result.notes += baseline.absent(result)
+    if options.strict and result.unknown:
+        result.notes.append(f"--strict: {result.unknown:,} verdicts could not be given")
     result.judged = {name: judge.judged.get(name, 0) for name in result.totals}
     try:
         _write(store.path, result)

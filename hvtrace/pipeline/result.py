@@ -28,7 +28,8 @@ def concerns_interface(tracepoint: str) -> bool:
 class CheckResult:
     """The outcome. `totals` and `judged` count events of the tape by tracepoint; `total` all events of the store.
 
-    `notes` are remarks for people, `compared` is true where a baseline was given.
+    `notes` are remarks for people; `compared` is true where a baseline was given, `strict` where verdicts that could
+    not be given count.
     """
 
     source: str
@@ -40,6 +41,7 @@ class CheckResult:
     judged: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     compared: bool = False
+    strict: bool = False
 
     @property
     def replayed(self) -> int:
@@ -54,6 +56,13 @@ class CheckResult:
         if not any(counted.holds or counted.diverges for counted in self.coverage.values()):
             return "unjudged"
         return "clean"
+
+    @property
+    def exit_code(self) -> int:
+        """Of a check: 0 clean, 1 findings, 2 nothing could be judged."""
+        if self.verdict == "unjudged":
+            return 2
+        return int(self.verdict == "diverged" or (self.strict and self.unknown > 0))
 
     @property
     def unknown(self) -> int:
