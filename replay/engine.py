@@ -24,6 +24,7 @@ from hvtrace.replay.parts.msr import MsrEvents
 from hvtrace.replay.parts.stimer import StimerEvents
 from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
+from hvtrace.replay.parts.writes import WriteEvents
 from hvtrace.replay.rule import Moment
 from hvtrace.replay.tape import NO_PLACE, OTHER_MSR
 from hvtrace.replay.verdict import Reason
@@ -43,6 +44,7 @@ PARTS: tuple[type[Part], ...] = (
     HypercallEvents,
     SynicEvents,
     StimerEvents,
+    WriteEvents,
     ClockEvents,
     DebuggerEvents,
 )

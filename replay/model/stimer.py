@@ -281,7 +281,7 @@ class Timers:
         asked = timer.cleanup or (timer.process if timer.count == 0 else None)
         if asked is not None:
             cause: str | None = asked.detail
-        elif timer.enable is None or timer.pending is None or timer.count is None:
+        elif timer.enable is None or (timer.enable and (timer.pending is None or timer.count is None)):
             cause = None
         elif timer.pending and timer.enable and timer.count == 0:
             cause = "a count of 0"

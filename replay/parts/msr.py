@@ -111,10 +111,13 @@ class MsrEvents(Part):
         if fault.expected is None and fault.cause == "gate" and not self.judge.lossy:
             access.kept = self._undecided(access)
         diverged = self.judge.ask_access(access)
+        traced = row is not None and ((write and row.group in EFFECTIVE) or row.group is Group.SYNDBG)
         for due in vcpu.dues:
-            if due.due is Due.MSR:
+            if due.due is Due.MSR and traced:
                 vcpu.meet(due)
-        if row is not None and ((write and row.group in EFFECTIVE) or row.group is Group.SYNDBG):
+            elif due.due is Due.MSR:
+                vcpu.break_(due, "the kvm_msr of another access")
+        if traced:
             self._effects_judged(access, effects)
         self._learn(access)
         settle(access)
