@@ -56,6 +56,8 @@ class Judge:
         accepted: frozenset[Form] = frozenset(),
     ) -> None:
         self.profile = profile
+        #: Only some of the rules are asked.
+        self.selected = False
         #: Faults that are known and accepted: folded among themselves, so that none hides a new one.
         self.accepted = accepted
         #: Known bugs that this kernel was seen not to have.
@@ -97,7 +99,7 @@ class Judge:
             elif self.lossy:
                 coverage.unknown[Reason.EVENTS_LOST] += 1
             else:
-                self.mark(event, cell)
+                self._count(event, cell)
                 if isinstance(verdict, Holds):
                     coverage.holds += 1
                     if verdict.bug:
@@ -124,6 +126,14 @@ class Judge:
         return self._ask(self._by_due[owed.due], owed, owed.event, owed.vcpu, owed.cell)
 
     def mark(self, event: Event, cell: list[bool]) -> None:
+        """Count an event as judged that was held against the model beside the one a rule was asked about.
+
+        Where only some of the rules are asked, nobody knows which of them that was: it does not count.
+        """
+        if not self.selected:
+            self._count(event, cell)
+
+    def _count(self, event: Event, cell: list[bool]) -> None:
         """Count an event as judged, once."""
         if not cell[0]:
             cell[0] = True
@@ -163,7 +173,7 @@ class Judge:
             verdict.observed,
             message,
             state=vcpu.describe(),
-            history=[text_of(past) for past in vcpu.history],
+            history=_history(event, vcpu),
             last_seq=event[0],
             last_ts_ns=event[1],
             known=key[2],
@@ -183,6 +193,12 @@ class Judge:
                 (known.last_seq, known.last_ts_ns), (found.last_seq, found.last_ts_ns)
             )
         self.divergences[key] = found
+
+
+def _history(event: Event, vcpu: Vcpu) -> list[str]:
+    """The last events of a vCPU, with the one in question also where it is not among them."""
+    last = {past[0]: past for past in (*vcpu.history, event)}
+    return [text_of(last[seq]) for seq in sorted(last)]
 
 
 def _needs(rules: dict[Moment, tuple[Rule, ...]]) -> dict[str, frozenset[str]]:
