@@ -101,6 +101,7 @@ def prepare(
     rules = tuple(rule for rule in _rules(options) if profile.specification or not rule.specification)
     traced = _traced(store)
     judge = Judge(rules, traced, profile, accepted)
+    judge.selected = bool(options.chosen or options.ignored)
     offer = _offer(options, manifest)
     bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
