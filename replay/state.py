@@ -130,9 +130,11 @@ def _registers(known: Mapping[int, int], scope: Scope) -> dict[str, str | None]:
 
 
 def _timer(timer: Stimer) -> dict[str, Any]:
+    """As a read would show CONFIG; without its enable bit where that is not known."""
+    config = timer.config if timer.value is None else timer.value
     return {
         "timer": timer.number,
-        "config": None if timer.config is None else f"0x{timer.config:x}",
+        "config": None if config is None else f"0x{config:x}",
         "count": timer.count,
         "expiry": timer.expiry,
         "enabled": timer.enable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from recordings import get
@@ -25,10 +26,11 @@ def test_a_broken_kvm_gives_1_and_says_what_and_where(capsys: pytest.CaptureFixt
     """Text: the rule, the time, expected and observed, the events before, how much was judged."""
     code, out, _ = run(capsys, "replay", get("035-os-id-zero") / "trace.dat", "--check")
     assert code == 1
-    assert "HV208 hypercall-page-left-enabled (error) at 21.445270033, VM 0, vCPU 0" in out
+    assert "HV208 hypercall-page-left-enabled (error)\n  at 21.445270033, VM 0, vCPU 0, event " in out
     assert "  expected  0x104d000\n  observed  0x104d001\n" in out
     assert "kvm_msr write=1 ecx=0x40000000 data=0x0 exception=0" in out
     assert out.splitlines()[-1].startswith("1 divergence; ")
+    assert max(map(len, out.splitlines())) < 80
 
 
 def test_json_is_one_object_with_stable_keys(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,7 +68,77 @@ def test_a_check_that_judges_nothing_says_so_and_gives_2(capsys: pytest.CaptureF
     """Here: only the rule of APIC EOI writes, of which there are none."""
     code, out, _ = run(capsys, "replay", get("kut-hyperv_synic") / "trace.dat", "--check", "--select", "KP1")
     assert code == 2
-    assert "NOTHING WAS JUDGED" in out
+    assert out.splitlines()[-1].startswith("NOTHING WAS JUDGED: 0 of ")
+
+
+@pytest.mark.parametrize(
+    ("form", "begin"),
+    [
+        ("json", "{"),
+        ("sarif", '{\n "$schema": "https://'),
+        ("junit", "<?xml version"),
+        ("github", "::error title=HV208 hypercall-page-left-enabled::"),
+    ],
+)
+def test_every_form_is_alone_on_stdout(capsys: pytest.CaptureFixture[str], form: str, begin: str) -> None:
+    """With the exit code of the verdict."""
+    recording = get("035-os-id-zero") / "trace.dat"
+    code, out, err = run(capsys, "replay", recording, "--check", "--output-format", form)
+    assert (code, err) == (1, "")
+    assert out.startswith(begin)
+    code, out, err = run(capsys, "replay", recording, "--check", "--output-format", form, "--select", "KP1")
+    assert (code, err) == (2, "hvtrace: nothing could be judged\n")
+
+
+def test_a_known_divergence_does_not_count(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Written by --write-baseline or as JSON answer; what else diverges still does."""
+    recording, known = get("035-os-id-zero") / "trace.dat", tmp_path / "known.json"
+    assert run(capsys, "replay", recording, "--check", "--write-baseline", known)[0] == 1
+    code, out, _ = run(capsys, "replay", recording, "--check", "--baseline", known)
+    assert code == 0
+    assert "Known, by the baseline:\n  HV208 hypercall-page-left-enabled: " in out
+    answer = tmp_path / "answer.json"
+    answer.write_text(run(capsys, "replay", recording, "--check", "--output-format", "json")[1])
+    assert run(capsys, "replay", recording, "--check", "--baseline", answer)[0] == 0
+    other = get("013-periodic-drift") / "trace.dat"
+    code, out, _ = run(capsys, "replay", other, "--check", "--baseline", known)
+    assert code == 1
+    assert "baseline: HV208 hypercall-page-left-enabled did not occur" in out
+    code, out, err = run(capsys, "replay", other, "--check", "--baseline", tmp_path / "none.json")
+    assert (code, out) == (2, "")
+    assert err == f"hvtrace: {tmp_path}/none.json: the baseline cannot be read: No such file or directory\n"
+
+
+def test_the_state_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Registers, timers and exposure of every vCPU; as JSON, null where it is not known."""
+    recording = get("013-periodic-drift") / "trace.dat"
+    code, out, _ = run(capsys, "replay", recording, "--at", "35.434036846")
+    assert code == 0
+    assert out.startswith(
+        "trace.dat: profile kvm-6.1, state at 35.434036846\nafter event 17154 kvm_hv_stimer_"
+    )
+    assert "    HV_X64_MSR_SINT2                     0x62\n" in out
+    assert "stimer0    config 0x20003, count 20000, expiry 22334845, enabled," in out
+    assert max(map(len, out.splitlines())) < 80
+    code, out, _ = run(capsys, "replay", recording, "--at", "35434036846ns", "--output-format", "json")
+    answer = json.loads(out)
+    assert (answer["at_ns"], answer["after"]["seq"]) == (35434036846, 17154)
+    assert answer["vms"][0]["vcpus"][0]["registers"]["HV_X64_MSR_SINT2"] == "0x62"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--at", "1x"), "'1x' is no time"),
+        (("--at", "1s", "--check"), "--at prints the state and judges nothing"),
+        (("--at", "1s", "--output-format", "sarif"), "--at has the output formats text and json"),
+    ],
+)
+def test_wrong_uses_of_at(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str) -> None:
+    """Exit code 2 and what is wrong."""
+    code, out, err = run(capsys, "replay", get("kut-hyperv_synic") / "trace.dat", *words)
+    assert (code, out) == (2, "")
+    assert message in err
 
 
 @pytest.mark.parametrize(
