@@ -18,6 +18,7 @@ from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.parts.clock import ClockEvents
+from hvtrace.replay.parts.cpuid import CpuidEvents
 from hvtrace.replay.parts.debugger import DebuggerEvents
 from hvtrace.replay.parts.hypercall import HypercallEvents
 from hvtrace.replay.parts.msr import MsrEvents
@@ -40,6 +41,7 @@ Loss = tuple[int | None, int | None]
 #: The parts, in the order in which they take an event that several of them know.
 PARTS: tuple[type[Part], ...] = (
     UserspaceEvents,
+    CpuidEvents,
     MsrEvents,
     HypercallEvents,
     SynicEvents,

@@ -45,6 +45,7 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact("invariant_control", (_N, _N, _N, _N, _Y, _Y, _Y), "TSC_INVARIANT_CONTROL exists (6.2)"),
     Fact("syndbg", (_N, _Y, _Y, _Y, _Y, _Y, _Y), "the synthetic debugger's MSRs exist (5.8)"),
+    Fact("cpuid_fixed", (_N, _N, _N, _Y, _Y, _Y, _Y), "CPUID cannot be set once the vCPU ran (5.16)"),
     Fact("nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"),
     Fact("apic_frequency_fixed", (_Y, _Y, _Y, _Y, _Y, _N, _N), "APIC_FREQUENCY is 10^9 for every VM"),
     Fact(

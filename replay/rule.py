@@ -50,6 +50,8 @@ class Moment(Enum):
     SYNIC = "synic write"
     #: A Hyper-V hypercall is complete (`model.hypercall.Call`).
     CALL = "hypercall"
+    #: A CPUID read in the hypervisor's range (`model.cpuid.Answer`).
+    CPUID = "cpuid"
     #: An access reached the synthetic debugger (`model.debugger.DebugAccess`).
     DEBUG = "debugger"
     #: An event that only a nested guest brings about (`model.nested.NestedEvent`).

@@ -22,6 +22,8 @@ __all__ = [
     "LIMITS",
     "NESTED",
     "RECOMMENDATIONS",
+    "REPORTED",
+    "SPINLOCKS_NEVER",
     "SYNDBG",
     "VENDOR",
     "VERSION",
@@ -224,6 +226,18 @@ def _version(name: str, place: str) -> Flag:
 #: Set by any hv-* flag that switches Hyper-V on.
 ALWAYS: tuple[Gate, ...] = (*_f(5), *_f(3, register="edx"))
 
+#: What every kernel since 5.0 with an APIC of its own reports to be supported, in terms of the flags' bits.
+REPORTED: frozenset[Gate] = frozenset(
+    {
+        *_f(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13),
+        *_f(8, 10, 19, register="edx"),
+        *_r(2, 5, 10, 11),
+    }
+)
+
+#: Number of spinlock retries that stands for never; any other switches Hyper-V on.
+SPINLOCKS_NEVER = 0xFFFF_FFFF
+
 FLAGS: tuple[Flag, ...] = (
     Flag("hv-relaxed", _r(5), "Guest turns its watchdogs off."),
     Flag("hv-vapic", _f(4), "APIC MSRs, VP assist page, PV EOI.", gates="MSR 0x40000070-73"),
@@ -298,6 +312,13 @@ FLAGS: tuple[Flag, ...] = (
     _version("spack", "ECX"),
     _version("sbranch", "EDX[31:24]"),
     _version("snumber", "EDX[23:0]"),
+    Flag("x-hv-max-vps", (), "Value of 0x40000005.EAX, set by old machine types.", hyperv=False),
+    Flag(
+        "x-hv-synic-kvm-only",
+        (),
+        "SynIC without messages and signals, set by old machine types.",
+        hyperv=False,
+    ),
 )
 
 _BIT_NAMES: dict[Gate, str] = {bit.gate: bit.name for bit in BITS}

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hvtrace.abi.cpuid import (
-    ALWAYS,
     FEATURES,
     INTERFACE,
     INTERFACE_SIGNATURE,
@@ -19,9 +18,9 @@ from hvtrace.abi.cpuid import (
     RECOMMENDATIONS,
     SYNDBG,
     VENDOR,
-    flag_by_name,
 )
 from hvtrace.abi.register import Gate
+from hvtrace.replay.model.offer import Offer, parse_cpu
 
 __all__ = ["Exposure", "Offer", "parse_cpu"]
 
@@ -29,54 +28,6 @@ _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 #: Distinct gates that must agree before enforcement counts as known from behaviour alone.
 AGREEMENT = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What a `-cpu` option says. None: it does not tell."""
-
-    hyperv: bool
-    passthrough: bool
-    enforced: bool
-    synic: bool | None
-    syndbg: bool
-    bits: frozenset[Gate]
-    pv_enforced: bool = False
-
-
-def parse_cpu(option: str) -> Offer:
-    """Read QEMU's `-cpu` option ("host,hv-vpindex,hv-synic,…"). ValueError: an hv-* flag that does not exist."""
-    bits: set[Gate] = set()
-    names: set[str] = set()
-    pv_enforced = False
-    for part in option.split(",")[1:]:
-        name, _, value = part.strip().replace("_", "-").partition("=")
-        if name.startswith("+"):
-            name = name[1:]
-        off = value in ("off", "no", "false")
-        if name == "kvm-pv-enforce-cpuid":
-            pv_enforced = not off
-        if not name.startswith("hv-") or off:
-            continue
-        flag = flag_by_name(name)
-        if flag is None:
-            raise ValueError(f"no such flag: {name}")
-        names.add(flag.name)
-        bits.update(flag.sets)
-    hyperv = any(flag is not None and flag.hyperv for flag in map(flag_by_name, names))
-    if hyperv:
-        bits.update(ALWAYS)
-    passthrough = "hv-passthrough" in names
-    return Offer(
-        hyperv=hyperv,
-        passthrough=passthrough,
-        enforced="hv-enforce-cpuid" in names,
-        # With passthrough it depends on what the host's KVM reports.
-        synic=True if "hv-synic" in names else None if passthrough else False,
-        syndbg="hv-syndbg" in names,
-        bits=frozenset(bits),
-        pv_enforced=pv_enforced,
-    )
 
 
 @dataclass(slots=True)
@@ -90,6 +41,8 @@ class Exposure:
     #: Gates whose access was refused, and allowed, although the bit is clear: evidence of enforcement.
     refused: set[Gate] = field(default_factory=set)
     allowed: set[Gate] = field(default_factory=set)
+    #: Answers by leaf and vCPU, of every leaf that was read.
+    answers: dict[int, dict[int, tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.offer is not None:

@@ -1,4 +1,4 @@
-"""MSR accesses of the guest and its CPUID reads (kvm_set_msr_common, kvm_hv_set_msr_common, kvm_cpuid)."""
+"""MSR accesses of the guest (kvm_set_msr_common, kvm_hv_set_msr_common)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SET_MSR, ACKED = "kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint"
 
 
 class MsrEvents(Part):
-    """kvm_msr and kvm_cpuid. The other parts are told of each access before it is judged and after."""
+    """kvm_msr. The other parts are told of each access before it is judged and after."""
 
     def __init__(self, bench: Bench, vms: dict[int, Vm]) -> None:
         super().__init__(bench, vms)
@@ -51,7 +51,6 @@ class MsrEvents(Part):
     def handlers(self) -> dict[str, Handler]:
         return {
             "kvm_msr": self._msr,
-            "kvm_cpuid": self._cpuid,
             "kvm_userspace_exit": self._left,
             "kvm_nested_vmexit": self._unclear,
             "kvm_nested_vmexit_inject": self._unclear,
@@ -87,9 +86,6 @@ class MsrEvents(Part):
 
     def finished(self, vm: Vm) -> None:
         self._decide(vm, last=True)
-
-    def _cpuid(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        vcpu.vm.exposure.learn(*event[5:11])
 
     def _msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.close()
