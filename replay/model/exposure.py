@@ -16,6 +16,7 @@ from hvtrace.abi.cpuid import (
     INTERFACE_SIGNATURE,
     NESTED,
     RECOMMENDATIONS,
+    SPINLOCKS_NEVER,
     SYNDBG,
     VENDOR,
 )
@@ -71,6 +72,14 @@ class Exposure:
             return True
         # Passthrough copies what the host's KVM reports, which the flag does not tell.
         return None if offer.passthrough else False
+
+    def spins(self) -> bool | None:
+        """Whether the guest was given a number of spinlock retries, at which it asks to yield; None: not known."""
+        value = self.leaves.get((RECOMMENDATIONS, "ebx"))
+        if value is None and self.offer is not None and not self.offer.passthrough:
+            given = (field.value for field in self.offer.fields if field.leaf == RECOMMENDATIONS)
+            value = next(given, SPINLOCKS_NEVER)
+        return None if value is None else value not in (0, SPINLOCKS_NEVER)
 
     def witness(self, gate: Gate, refused: bool) -> None:
         """An access whose bit is clear was refused, or allowed, and nothing but the gate decides."""
