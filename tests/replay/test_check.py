@@ -116,3 +116,22 @@ def test_a_tiny_store_is_judged(tmp_path: Path) -> None:
         tmp_path / "cut", sources=[{"name": "x", "format": "trace.dat 7", "damaged": 2, "corrupt": 0}]
     )
     assert check(cut).verdict == "diverged"
+
+
+def test_the_verdicts_in_a_store_are_those_of_the_check(tmp_path: Path) -> None:
+    """Re-read: every column of the two tables, in the types the documentation gives."""
+    made = store(tmp_path)
+    found = check(made).divergences[0]
+    assert made.scan("divergences").collect().to_dicts() == [
+        {
+            "rule": "HV206", "name": "msr-fixed-value", "severity": "error", "seq": 2, "ts_ns": 20, "vm": 0,
+            "vcpu": 0, "tracepoint": "kvm_msr", "expected": found.expected, "observed": found.observed,
+            "message": found.message, "count": 1, "last_seq": 2, "known": False,
+        }
+    ]  # fmt: skip
+    counts = made.scan("coverage").collect().to_dicts()
+    assert {"rule": "HV206", "verdict": "diverges", "reason": None, "count": 1} in counts
+    documented = (Path(__file__).parents[2] / "docs" / "store.md").read_text(encoding="utf-8")
+    for name in ("divergences", "coverage"):
+        for column in made.scan(name).collect_schema():
+            assert f"| `{column}` |" in documented, f"docs/store.md says nothing of {name}.{column}"

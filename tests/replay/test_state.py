@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from builders.store import Row, tiny_store
-from replay_cases import Case, replay, tape
+from replay_cases import CASES, Case, tape
 
 from hvtrace.pipeline.check import Options
 from hvtrace.pipeline.state import state_at
 from hvtrace.render.state import state_json, state_text
 from hvtrace.replay import state as telling
+from hvtrace.replay.engine import Engine
+from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.profile import profile_for
+from hvtrace.replay.rules import RULES
+from hvtrace.replay.tape import TAPE
 from hvtrace.store import Store
 
 SINT2 = 0x4000_0092
@@ -118,28 +125,11 @@ def test_every_field_of_the_model_is_told() -> None:
     assert telling._described(Speaking()) == {"it": "speaks"}
 
 
-def test_the_state_of_any_case_can_be_told() -> None:
-    """Whatever the model holds, it is an object for scripts."""
-    from hvtrace.replay.engine import Engine
-    from replay_cases import CASES
-
-    for case in CASES[::7]:
-        engine = replayed(case)
-        assert isinstance(engine, Engine)
-        json.dumps(telling.state_of(engine))
-
-
-def replayed(case: Case) -> Any:
-    """The engine in the middle of a case's tape."""
-    from hvtrace.replay.engine import Engine
-    from hvtrace.replay.judge import Judge
-    from hvtrace.replay.model.machine import Bench
-    from hvtrace.replay.profile import profile_for
-    from hvtrace.replay.rules import RULES
-    from hvtrace.replay.tape import TAPE
-
+@pytest.mark.parametrize("case", CASES[::7], ids=lambda case: f"{case.rule} {case.name}")
+def test_the_state_of_any_case_can_be_told(case: Case) -> None:
+    """Whatever the model holds in the middle of a tape, it is an object for scripts."""
     traced = frozenset(TAPE)
     events, losses, _ = tape(case.tape)
     engine = Engine(Bench(Judge(RULES, traced), profile_for(case.kernel), traced), losses)
     engine.run(events[: len(events) // 2 + 1])
-    return engine
+    json.dumps(telling.state_of(engine))
