@@ -52,4 +52,4 @@ def check(reading: ClockMoment) -> Verdict | None:
     return Diverges(f"0x{reading.before:x} or more", f"0x{reading.value:x}", text)
 
 
-RULE = Rule("HV601", "reference-time-backwards", (Moment.CLOCK,), ("kvm_msr",), check)
+RULE = Rule("HV601", "reference-time-backwards", (Moment.CLOCK,), ("kvm_msr",), check, theme="reference time")

@@ -39,4 +39,4 @@ def check(reading: ClockMoment) -> Verdict | None:
     return Diverges(f"0x{reading.before:x} or more", f"0x{reading.value:x}", text)
 
 
-RULE = Rule("HV602", "vp-runtime-backwards", (Moment.CLOCK,), ("kvm_msr", RESETS), check)
+RULE = Rule("HV602", "vp-runtime-backwards", (Moment.CLOCK,), ("kvm_msr", RESETS), check, theme="run time")
