@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.cpuid import FEATURES, SYNDBG
 from hvtrace.abi.msr import DISPATCHED
 from hvtrace.abi.register import Gate, Group, Msr
+from hvtrace.replay.model.paravirt import offers
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ EOI, ICR, TPR, ASSIST_PAGE = 0x4000_0070, 0x4000_0071, 0x4000_0072, 0x4000_0073
 SIEFP, SIMP, EOM = 0x4000_0082, 0x4000_0083, 0x4000_0084
 SINT0, SINT15 = 0x4000_0090, 0x4000_009F
 TSC_EMULATION_STATUS, TSC_INVARIANT_CONTROL = 0x4000_0108, 0x4000_0118
-PV_EOI_EN, MIGRATION_CONTROL = 0x4B56_4D04, 0x4B56_4D08
-
-#: KVM registers whose write cannot fail for want of memory, an APIC or scheduler statistics.
-PLAIN_KVM = frozenset({0x11, 0x12, 0x4B56_4D00, 0x4B56_4D01, 0x4B56_4D05})
+ASYNC_PF_EN, STEAL_TIME, PV_EOI_EN = 0x4B56_4D02, 0x4B56_4D03, 0x4B56_4D04
+ASYNC_PF_INT, ASYNC_PF_ACK, MIGRATION_CONTROL = 0x4B56_4D06, 0x4B56_4D07, 0x4B56_4D08
 
 STIMER_DIRECT = Gate(FEATURES, "edx", 19)
 DEBUG_ALLOWED = Gate(SYNDBG, "eax", 1)
@@ -135,7 +134,10 @@ def _exists(vcpu: Vcpu, row: Msr) -> bool | None:
         return vcpu.bench.profile.fact("invariant_control")
     if row.group is Group.SYNDBG:
         return vcpu.bench.profile.fact("syndbg")
-    return row.group is not Group.ABSENT
+    if row.index in (ASYNC_PF_INT, ASYNC_PF_ACK):
+        return vcpu.bench.profile.fact("async_pf_int")
+    # MIGRATION_CONTROL is userspace's alone, through an MSR filter, and then there is no kvm_msr.
+    return row.group is not Group.ABSENT and row.index != MIGRATION_CONTROL
 
 
 def _absent(vcpu: Vcpu, row: Msr | None, index: int) -> Fault:
@@ -150,18 +152,46 @@ def _absent(vcpu: Vcpu, row: Msr | None, index: int) -> Fault:
 
 
 def _kvm(vcpu: Vcpu, row: Msr, write: bool, value: int) -> list[Fault]:
-    """KVM's own registers: kvm_set_msr_common."""
-    if row.index == MIGRATION_CONTROL:
-        return [Fault(None, "filter", "served by userspace", Reason.PARAMETER_UNKNOWN)]
+    """KVM's own registers: kvm_set_msr_common, kvm_get_msr_common."""
     found: list[Fault] = []
-    offer = vcpu.bench.offer
-    if offer is None or offer.pv_enforced:
-        found.append(Fault(None, "gate", "PV CPUID may be enforced", Reason.PARAMETER_UNKNOWN))
-    if write:
-        if value & row.fault_mask:
-            found.append(Fault(True, "reserved", f"bits 0x{value & row.fault_mask:x} are reserved"))
-        elif row.index not in PLAIN_KVM:
-            found.append(Fault(None, "memory", "depends on guest memory and the APIC"))
+    if row.gate is not None:
+        # Some trees let ASYNC_PF's bit stand for the acknowledgement's own.
+        features = (row.gate.bit, 4) if row.index == ASYNC_PF_ACK else (row.gate.bit,)
+        found += _pv_gate(vcpu, *features)
+    return [*found, *_kvm_value(vcpu, row, value)] if write else found
+
+
+def _pv_gate(vcpu: Vcpu, *features: int) -> list[Fault]:
+    """The feature bits, where PV CPUID is enforced: guest_pv_has."""
+    offered = offers(vcpu.vm, *features)
+    if offered:
+        return []
+    why = f"KVM feature {features[0]} is clear and PV CPUID is enforced"
+    return [Fault(None if offered is None else True, "gate", why, Reason.PARAMETER_UNKNOWN)]
+
+
+def _kvm_value(vcpu: Vcpu, row: Msr, value: int) -> list[Fault]:
+    """What the value itself decides for KVM's own registers."""
+    found: list[Fault] = []
+    reserved = value & row.fault_mask
+    if reserved:
+        return [Fault(True, "reserved", f"bits 0x{reserved:x} are reserved")]
+    interrupts = vcpu.bench.profile.fact("async_pf_int")
+    if row.index == ASYNC_PF_EN:
+        if value & 8 and interrupts is not True:
+            known = None if interrupts is None else True
+            found.append(Fault(known, "reserved", "bit 3 is reserved", Reason.PARAMETER_UNKNOWN))
+        found += _pv_gate(vcpu, 10) if value & 4 else []
+        found += _pv_gate(vcpu, 14) if value & 8 else []
+    apic = row.index == ASYNC_PF_INT or (row.index == ASYNC_PF_EN and value and interrupts is not False)
+    if apic and vcpu.vm.has_apic is not True:
+        found.append(Fault(None, "apic", "the APIC may be in userspace", vcpu.why))
+    if row.index == STEAL_TIME and vcpu.bench.profile.fact("sched_info") is not True:
+        if vcpu.vm.paravirt.accounted is not True:
+            why = "the host may keep no scheduler statistics"
+            found.append(Fault(None, "statistics", why, Reason.PARAMETER_UNKNOWN))
+    if row.index in (ASYNC_PF_EN, PV_EOI_EN) and value & 1 and not vcpu.vm.paravirt.is_memory(value & ~0x3F):
+        found.append(Fault(None, "memory", "the area may be outside the guest's memory", vcpu.why))
     return found
 
 
@@ -177,11 +207,13 @@ def _hyperv(vcpu: Vcpu, row: Msr, write: bool, value: int) -> list[Fault]:
         )
     if row.gate is not None:
         found += _gate(vcpu, row.gate)
+    # A timer's registers can be read all the same.
+    guarded = row.group is Group.SYNIC or (row.group is Group.STIMER and write)
+    if guarded and vcpu.synic is not True:
+        found.append(Fault(None if vcpu.synic is None else True, "inactive", "SynIC is not active", vcpu.why))
     if not (row.access.writes if write else row.access.reads):
         found.append(Fault(True, "access", f"the register is {_rights(row)}"))
         return found
-    if row.group in (Group.SYNIC, Group.STIMER) and vcpu.synic is not True:
-        found.append(Fault(None if vcpu.synic is None else True, "inactive", "SynIC is not active", vcpu.why))
     if row.group is Group.SYNDBG and (allowed := exposure.has(DEBUG_ALLOWED)) is not True:
         known = allowed is False and profile.fact("syndbg") is True
         found.append(

@@ -132,7 +132,7 @@ class MsrEvents(Part):
             return False
         if "kvm_exit" not in self.bench.traced:
             return True
-        last = vcpu.vm.writes.get(row.index)
+        last = vcpu.vm.writes.get(row.home)
         if last is not None and last[2] != vcpu.number and last[0] > vcpu.exit_seq:
             return True
         return any(
@@ -152,7 +152,8 @@ class MsrEvents(Part):
             return
         if exposure.hyperv is None:
             exposure.hyperv = True
-        if row.group in (Group.SYNIC, Group.STIMER) and vcpu.synic is None:
+        proof = row.group is Group.SYNIC or (row.group is Group.STIMER and access.write)
+        if proof and vcpu.synic is None:
             vcpu.synic = True
 
     def _effects_judged(self, access: Access, effects: list[tuple[Event, list[bool]]]) -> None:

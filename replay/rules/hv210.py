@@ -48,6 +48,9 @@ def check(access: Access) -> Verdict | None:
     if not access.whole:
         return unknown(access.why)
     seen = [effect for effect in access.effects if effect[2] == EVENT]
+    if access.refused and access.vcpu.synic is not True and not seen:
+        # An inactive SynIC refuses everything, and shows nothing.
+        return unknown(access.why) if access.vcpu.synic is None else HOLDS
     if not access.refused or (access.fault.expected and access.fault.cause in AFTER):
         return _reached(access, seen)
     if access.fault.expected:
