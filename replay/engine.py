@@ -45,9 +45,9 @@ PARTS: tuple[type[Part], ...] = (
     MsrEvents,
     HypercallEvents,
     SynicEvents,
+    ClockEvents,
     StimerEvents,
     WriteEvents,
-    ClockEvents,
     DebuggerEvents,
 )
 

@@ -49,6 +49,11 @@ FACTS: tuple[Fact, ...] = (
     Fact("nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"),
     Fact("apic_frequency_fixed", (_Y, _Y, _Y, _Y, _Y, _N, _N), "APIC_FREQUENCY is 10^9 for every VM"),
     Fact(
+        "tickless_run_time",
+        (_N, _N, _E, _Y, _Y, _Y, _Y),
+        "the run time of a thread on a CPU without ticks is up to date (5.16, e7f2be115f07)",
+    ),
+    Fact(
         "any_vcpu_fills_page", (_N, _N, _N, _Y, _Y, _Y, _Y), "any vCPU fills the TSC page, not only the first"
     ),
 )

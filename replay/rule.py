@@ -26,6 +26,12 @@ class Moment(Enum):
     ACCESSES = "msr exit"
     #: A read of a running clock (`model.clock.Reading`).
     CLOCK = "clock"
+    #: A value of the reference time can be held against the others (`model.clock.Sighting`).
+    REFERENCE = "reference time"
+    #: The exit in which REFERENCE_TSC was written is over (`model.clock.PageWrite`).
+    PAGE = "reference tsc"
+    #: KVM takes the host's time anew (`model.clock.MasterClock`).
+    MASTER_CLOCK = "master clock"
     #: A synthetic timer is armed (`model.stimer.Start`).
     START = "stimer start"
     #: A synthetic timer expires (`model.stimer.Expiration`).

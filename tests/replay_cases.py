@@ -3,7 +3,7 @@
 A line is a tracepoint's name and fields (`kvm_hv_stimer_callback timer_index=0`), with `vcpu=`, `vm=` (`?`: not known)
 and `tid=` where they are not 0, 0 and the vCPU's own thread; a field that is left out has its usual value. Three words
 stand for whole exits: `rdmsr INDEX VALUE`, `wrmsr INDEX VALUE` (with all that an unmodified KVM shows for it), and both
-with `#GP` at the end. `--- lost` stands for a loss.
+with `#GP` at the end. `--- lost` stands for a loss, `--- wait N` for N µs in which nothing happens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hvtrace.abi.msr import by_index, is_synthetic
 from hvtrace.abi.register import Exit, Group
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import parse_cpu
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for, profile_named
@@ -60,6 +61,8 @@ class Case:
     warning: bool | None = None
     untraced: tuple[str, ...] = ()
     ignore_msrs: bool | None = False
+    #: Name of the clock of the stamps; None: its stamps are of no use.
+    clock: str | None = None
 
 
 @dataclass(slots=True)
@@ -98,6 +101,7 @@ def replay(case: Case) -> Outcome:
     )
     offer = None if case.cpu is None else parse_cpu(case.cpu)
     bench = Bench(judge, profile, traced, offer, case.ignore_msrs)
+    bench.stamps = Stamps.of(case.clock, "ns")
     engine = Engine(bench, losses)
     engine.run(event for event in events if event[2] in traced or event[2] == OTHER_MSR)
     engine.finish()
@@ -109,7 +113,7 @@ def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], dict[int, int]]
     events: list[Event] = []
     losses: list[tuple[int, int]] = []
     lines: dict[int, int] = {}
-    number = 0
+    number = waited = 0
     for line in text.strip().splitlines():
         number += 1
         words = line.split()
@@ -117,13 +121,16 @@ def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], dict[int, int]]
             continue
         if words[0] == "---":
             if words[1] == "lost":
-                losses.append((1000 * len(events), 1000 * len(events) + 1))
+                losses.append((1000 * len(events) + waited, 1000 * len(events) + waited + 1))
+            elif words[1] == "wait":
+                waited += 1000 * int(words[2])
             else:
                 number = 0
             continue
         for name, given in _expand(words):
             lines[len(events)] = number
-            events.append(_event(len(events), name, given))
+            seq, at, *rest = _event(len(events), name, given)
+            events.append((seq, at + waited, *rest))
     return events, losses, lines
 
 

@@ -18,6 +18,7 @@ from hvtrace.pipeline.result import CheckResult
 from hvtrace.pipeline.result import write_verdicts as _write
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import Offer, parse_cpu
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
@@ -105,6 +106,7 @@ def prepare(
     offer = _offer(options, manifest)
     bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
+    bench.stamps = Stamps.of(manifest.clock.get("name"), manifest.clock.get("unit"))
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
     result = CheckResult(_source(store), profile.name, manifest.total)
     return Engine(bench, _losses(manifest, result.notes)), result

@@ -218,8 +218,8 @@ class ReferenceTime:
         return [seen] if owed is None else [owed, seen]
 
     def anchored(self, stamp: int, counted: bool, *, abrupt: bool) -> None:
-        """KVM takes the host's time for the origin anew: the reference time moves by as much as both ran apart since the
-        last time. `abrupt`: by any amount.
+        """KVM takes the host's time for the origin anew: the reference time moves by as much as both ran apart since
+        the last time. `abrupt`: by any amount.
         """
         self.rival = self.open = None
         if self.line is not None and self.anchor is not None and not abrupt:

@@ -13,6 +13,7 @@ from hvtrace.abi.msr import MSRS, msr_name
 from hvtrace.abi.msr_synic import STIMERS
 from hvtrace.abi.register import Group, Kind, Scope
 from hvtrace.replay.model.access import PLAIN_KVM
+from hvtrace.replay.model.clock import EMULATION_CONTROL, PageWrite, ReferenceTime, RunTime, Stamps
 from hvtrace.replay.model.debugger import Debugger
 from hvtrace.replay.model.exposure import Exposure, Offer
 from hvtrace.replay.model.stimer import Stimer
@@ -73,6 +74,7 @@ class Bench:
     offer: Offer | None = None
     ignore_msrs: bool | None = None
     repeats: bool = False
+    stamps: Stamps = field(default_factory=Stamps)
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Vm:
     has_apic: bool | None = None
     entered: bool = False
     debugger: Debugger = field(default_factory=Debugger)
+    time: ReferenceTime = field(default_factory=ReferenceTime)
     #: Accesses that enforcement decides while it is not known.
     undecided: list[Access] = field(default_factory=list)
 
@@ -115,6 +118,11 @@ class Vm:
             known.why = self.why
         return known
 
+    @property
+    def is_clock_frozen(self) -> bool:
+        """The guest asked that its TSC page keep its contents: after a migration it has the rate of another host."""
+        return bool(self.registers.get(EMULATION_CONTROL))
+
     def forget(self, why: Reason) -> None:
         """Events were lost: nothing is known any more but what the guest was offered."""
         self.why = why
@@ -122,6 +130,7 @@ class Vm:
         self.origin.clear()
         self.writes.clear()
         self.debugger = Debugger()
+        self.time.lose()
         for vcpu in self.vcpus.values():
             vcpu.forget(why)
 
@@ -192,6 +201,11 @@ class Vcpu:
     closing: list[Callable[[Vcpu], None]] = field(default_factory=list)
     reading: Reading | None = None
     grace: int = 0
+    #: The thread's last event (ns) that is known to come before what it does next; -1: none.
+    stamp: int = -1
+    run_time: RunTime = field(default_factory=RunTime)
+    #: REFERENCE_TSC was written in this exit.
+    page: PageWrite | None = None
     #: The last entry was at the reset vector.
     resetting: bool = False
     #: A guest hypervisor runs itself; false: it was seen to enter its guest (None: open).
