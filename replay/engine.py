@@ -17,11 +17,17 @@ from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger
+from hvtrace.replay.parts.apic import ApicEvents
 from hvtrace.replay.parts.clock import ClockEvents
 from hvtrace.replay.parts.cpuid import CpuidEvents
 from hvtrace.replay.parts.debugger import DebuggerEvents
+from hvtrace.replay.parts.halt_poll import HaltPollEvents
 from hvtrace.replay.parts.hypercall import HypercallEvents
+from hvtrace.replay.parts.ipi import IpiEvents
+from hvtrace.replay.parts.kvm_hypercall import KvmHypercallEvents
 from hvtrace.replay.parts.msr import MsrEvents
+from hvtrace.replay.parts.paravirt import ParavirtEvents
+from hvtrace.replay.parts.pvclock import PvClockEvents
 from hvtrace.replay.parts.stimer import StimerEvents
 from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
@@ -44,11 +50,17 @@ PARTS: tuple[type[Part], ...] = (
     CpuidEvents,
     MsrEvents,
     HypercallEvents,
+    IpiEvents,
     SynicEvents,
     ClockEvents,
     StimerEvents,
+    ApicEvents,
     WriteEvents,
     DebuggerEvents,
+    HaltPollEvents,
+    ParavirtEvents,
+    PvClockEvents,
+    KvmHypercallEvents,
 )
 
 #: Where a vCPU starts after creation and after a reset.
@@ -80,11 +92,12 @@ class Engine:
         self._next = self._edges[0][0] if self._edges else _FAR
         self.parts = [part(bench, self.vms) for part in PARTS]
         self.handlers: dict[str, tuple[Handler, ...]] = {}
-        self.strangers: dict[str, Stranger] = {}
+        self.strangers: dict[str, tuple[Stranger, ...]] = {}
         for part in self.parts:
             for name, handler in part.handlers().items():
                 self.handlers[name] = (*self.handlers.get(name, ()), handler)
-            self.strangers |= part.strangers()
+            for name, stranger in part.strangers().items():
+                self.strangers[name] = (*self.strangers.get(name, ()), stranger)
             if isinstance(part, MsrEvents):
                 part.tell(self.parts)
 
@@ -158,15 +171,16 @@ class Engine:
     def _elsewhere(self, event: Event) -> None:
         """An event of no vCPU, or of a vCPU of an unknown VM."""
         name, place = event[2], event[3]
-        stranger = self.strangers.get(name)
+        strangers = self.strangers.get(name)
         if place == NO_PLACE:
-            if stranger is not None:
+            for stranger in strangers or ():
                 stranger(event, None)
             return
         number = -2 - place
         for vcpu in [vm.vcpus[number] for vm in self.vms.values() if number in vm.vcpus]:
-            if stranger is not None:
-                stranger(event, vcpu)
+            if strangers is not None:
+                for stranger in strangers:
+                    stranger(event, vcpu)
             else:
                 # It may have been any of them.
                 vcpu.forget(Reason.VM_AMBIGUOUS)
@@ -175,6 +189,7 @@ class Engine:
 
     def _entry(self, event: Event, vcpu: Vcpu) -> None:
         if vcpu.closing:
+            vcpu.rip = event[5]
             vcpu.close()
         if vcpu.kind == "msr":
             self._unaccessed(vcpu)

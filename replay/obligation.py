@@ -32,12 +32,29 @@ class Due(Enum):
     RETRY = "retry"
     #: kvm_msr after the events of a guest's MSR write.
     MSR = "msr"
+    #: kvm_hv_hypercall_done after kvm_hv_hypercall.
+    HYPERCALL = "hypercall"
     #: An exit to userspace after a write that asks for one.
     EXIT = "exit"
     #: kvm_hv_synic_send_eoi after the end of an interrupt whose vector is a synthetic source's.
     SYNIC_EOI = "synic eoi"
+    #: kvm_eoi after a write of the EOI register.
+    EOI = "eoi"
+    #: kvm_pv_eoi after a kvm_eoi that no write of the EOI register asked for.
+    PV_EOI = "pv eoi"
+    #: Bounds without a rule: the flag of the paravirtual EOI is armed for the next exit; TPR is as it was written.
+    CHANCE = "eoi chance"
+    PRIORITY = "priority"
+    #: kvm_pvclock_update after a write of SYSTEM_TIME or an update of the master clock.
+    PVCLOCK = "pvclock"
+    #: kvm_pv_tlb_flush once steal time is enabled, or a vCPU that has it comes back from userspace.
+    STEAL = "steal time"
+    #: The interrupt that tells that an asynchronous page fault is over.
+    PAGE_READY = "page ready"
     #: An entry must *not* follow: a timer was cancelled without a cause, unless the vCPU is being destroyed.
     DESTROYED = "destroyed"
+    #: kvm_vcpu_wakeup after kvm_halt_poll_ns.
+    WAKEUP = "wakeup"
 
 
 @dataclass(slots=True, eq=False)

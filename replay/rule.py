@@ -54,14 +54,55 @@ class Moment(Enum):
     UNSENT = "raised alone"
     #: A SynIC register is written, by the guest or by userspace (`model.synic.SynicWrite`).
     SYNIC = "synic write"
-    #: A Hyper-V hypercall is complete (`model.hypercall.Call`).
+    #: A Hyper-V hypercall is complete (`model.hypercall.Mismatch`).
     CALL = "hypercall"
+    #: The result of a hypercall is traced (`model.hypercall.Finish`).
+    FINISH = "hypercall result"
+    #: A hypercall is taken by one of the two ABIs (`model.hypercall.AbiUse`).
+    ABI = "hypercall abi"
+    #: The decoded input of an IPI or flush hypercall is traced (`model.vp_set.Input`).
+    INPUT = "hypercall input"
+    #: An IPI hypercall is over (`model.vp_set.Sent`).
+    SENT = "ipi"
+    #: A TLB flush is over, and it is seen which of its targets left the guest (`model.vp_set.Flushed`).
+    FLUSHED = "tlb flush"
     #: A CPUID read in the hypervisor's range (`model.cpuid.Answer`).
     CPUID = "cpuid"
     #: An access reached the synthetic debugger (`model.debugger.DebugAccess`).
     DEBUG = "debugger"
     #: An event that only a nested guest brings about (`model.nested.NestedEvent`).
     NESTED = "nested guest"
+    #: A vCPU's polling time changes (`model.halt_poll.Change`).
+    HALT_POLL = "halt poll"
+    #: The halt after which it changed is over (`model.halt_poll.Adjustment`).
+    ADJUSTED = "halt poll adjusted"
+    #: A halt is over (`model.halt_poll.Wakeup`), and how it compares with those before (`model.halt_poll.Run`).
+    WAKEUP = "wakeup"
+    WAKEUPS = "wakeups"
+    #: An interrupt is over for its APIC (`model.apic.EndOfService`).
+    ENDED = "end of service"
+    #: An interrupt was ended by the flag of the paravirtual EOI (`model.apic.LazyEnd`).
+    LAZY = "paravirtual eoi"
+    #: An interrupt was ended by a write although the flag was armed (`model.apic.Skipped`).
+    SKIPPED = "paravirtual eoi unused"
+    #: An interrupt was ended by the flag while another one was pending (`model.apic.Armed`).
+    ARMED = "paravirtual eoi armed"
+    #: An APIC register is accessed through a synthetic MSR (`model.apic.Through`).
+    THROUGH = "apic register"
+    #: An interrupt was sent through the command register (`model.apic.Ipi`).
+    IPI = "apic ipi"
+    #: A hypercall of KVM's own ABI begins, and is over (`model.kvm_call.KvmCall`).
+    KVM_CALL = "kvm hypercall"
+    KVM_CALLED = "kvm hypercall ended"
+    #: kvmclock is published to a vCPU (`model.pvclock.Update`).
+    PVCLOCK = "pvclock update"
+    #: The master clock is updated (`model.pvclock.OldClock`).
+    OLD_CLOCK = "old clock"
+    #: Steal time is brought up to date (`model.paravirt.TlbFlush`).
+    TLB_FLUSH = "pv tlb flush"
+    #: A page is fetched while the vCPU goes on (`model.paravirt.AsyncFault`), and is there (`model.paravirt.Request`).
+    ASYNC_FAULT = "async page fault"
+    PAGE_READY = "page ready"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
     EXIT = "userspace exit"
     #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).

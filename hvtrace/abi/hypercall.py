@@ -11,6 +11,7 @@ from enum import Enum
 from hvtrace.abi.register import Gate
 
 __all__ = [
+    "EXTENDED",
     "HYPERV_HYPERCALLS",
     "KVM_HYPERCALLS",
     "Fast",
@@ -47,6 +48,10 @@ class Handler(Enum):
     NOBODY = "nobody: status 2"
 
 
+#: Extended calls: codes that KVM hands to userspace since 6.3, in the table or not. Both ends inclusive.
+EXTENDED = (0x8001, 0x8041)
+
+
 @dataclass(frozen=True, slots=True)
 class Hypercall:
     """One call.
@@ -66,6 +71,17 @@ class Hypercall:
     gate_note: str = ""
     banks: bool = False
     since: tuple[int, int] | None = None
+    output: str = "none"
+
+    @property
+    def is_kvm(self) -> bool:
+        """A call of KVM's own interface, whose codes are numbers of another kind."""
+        return self.name.startswith("KVM_HC_")
+
+    @property
+    def counts(self) -> bool:
+        """Whether bits 43:32 of the result say how many elements were done."""
+        return self.shape is Shape.REP and self.handler is Handler.KVM
 
 
 _FEATURES, _RECOMMENDED, _KVM = 0x4000_0003, 0x4000_0004, 0x4000_0001
@@ -198,6 +214,7 @@ HYPERV_HYPERCALLS: tuple[Hypercall, ...] = (
         "u32 count, u32 options, u64 data[]",
         _privilege(11),
         _DEBUG_NOTE,
+        output="u32 pending count",
     ),
     Hypercall(
         0x006A,
@@ -208,6 +225,7 @@ HYPERV_HYPERCALLS: tuple[Hypercall, ...] = (
         "u32 count, u32 options, u64 timeout",
         _privilege(11),
         _DEBUG_NOTE,
+        output="u32 retrieved, u32 remaining, u64 data[]",
     ),
     Hypercall(
         0x006B,
@@ -218,6 +236,7 @@ HYPERV_HYPERCALLS: tuple[Hypercall, ...] = (
         "u32 options",
         _privilege(11),
         _DEBUG_NOTE,
+        output="addresses and ports of both sides",
     ),
     _unserved(0x0076, "HvCallAddLogicalProcessor"),
     _unserved(0x007C, "HvCallMapDeviceInterrupt"),
@@ -238,7 +257,7 @@ HYPERV_HYPERCALLS: tuple[Hypercall, ...] = (
 
 def _kvm(code: int, name: str, doc: str, feature: int | None, handler: Handler = Handler.KVM) -> Hypercall:
     gates = () if feature is None else (Gate(_KVM, "eax", feature),)
-    return Hypercall(code, name, _SIMPLE, Fast.REGISTERS, handler, doc, gates)
+    return Hypercall(code, name, _SIMPLE, Fast.REGISTERS, handler, doc, gates, output="RAX")
 
 
 KVM_HYPERCALLS: tuple[Hypercall, ...] = (

@@ -16,10 +16,10 @@ from hvtrace.abi.cpuid import (
     INTERFACE_SIGNATURE,
     NESTED,
     RECOMMENDATIONS,
-    SPINLOCKS_NEVER,
     SYNDBG,
     VENDOR,
 )
+from hvtrace.abi.flags import SPINLOCKS_NEVER
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.offer import Offer, parse_cpu
 

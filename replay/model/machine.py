@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.msr import MSRS, msr_name
 from hvtrace.abi.msr_synic import STIMERS
 from hvtrace.abi.register import Group, Kind, Scope
-from hvtrace.replay.model.access import PLAIN_KVM
+from hvtrace.replay.model.apic import Apic, Apics
 from hvtrace.replay.model.clock import EMULATION_CONTROL, PageWrite, ReferenceTime, RunTime, Stamps
 from hvtrace.replay.model.debugger import Debugger
 from hvtrace.replay.model.exposure import Exposure, Offer
+from hvtrace.replay.model.halt_poll import POLL_CONTROL, Halting, Parameters
+from hvtrace.replay.model.paravirt import Interface, Paravirt
+from hvtrace.replay.model.pvclock import Master
 from hvtrace.replay.model.stimer import Stimer
 from hvtrace.replay.obligation import Due, Obligation
 from hvtrace.replay.verdict import Reason
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from hvtrace.replay.judge import Judge
     from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.clock import Reading
+    from hvtrace.replay.model.hypercall import Call
     from hvtrace.replay.model.synic import EndOfInterrupt
     from hvtrace.replay.profile import Profile
     from hvtrace.replay.tape import Event
@@ -52,7 +56,7 @@ FRESH = tuple(
     (m.index, m.scope, m.reset)
     for m in MSRS
     if m.kind is Kind.STORED and m.reset is not None and m.group not in (Group.SYNIC, Group.STIMER)
-    if m.group is not Group.KVM or m.index in PLAIN_KVM
+    if m.storage is None
 )
 
 
@@ -73,8 +77,11 @@ class Bench:
     traced: frozenset[str]
     offer: Offer | None = None
     ignore_msrs: bool | None = None
+    #: False where APICv and AVIC are switched off for every VM (None: not known).
+    apicv: bool | None = None
     repeats: bool = False
     stamps: Stamps = field(default_factory=Stamps)
+    halt_poll: Parameters = field(default_factory=Parameters)
 
 
 @dataclass(slots=True)
@@ -106,7 +113,10 @@ class Vm:
     has_apic: bool | None = None
     entered: bool = False
     debugger: Debugger = field(default_factory=Debugger)
+    paravirt: Interface = field(default_factory=Interface)
+    master: Master = field(default_factory=Master)
     time: ReferenceTime = field(default_factory=ReferenceTime)
+    apics: Apics = field(default_factory=Apics)
     #: Accesses that enforcement decides while it is not known.
     undecided: list[Access] = field(default_factory=list)
 
@@ -131,6 +141,8 @@ class Vm:
         self.writes.clear()
         self.debugger = Debugger()
         self.time.lose()
+        self.master.lost(self.vcpus)
+        self.paravirt.old_clock = None
         for vcpu in self.vcpus.values():
             vcpu.forget(why)
 
@@ -138,6 +150,8 @@ class Vm:
         """Userspace may have written registers that leave no trace."""
         for index in SILENT_VM:
             self.registers.pop(index, None)
+        self.master.lost(self.vcpus)
+        self.paravirt.old_clock = None
         self.origin.clear()
         self.writes.clear()
         for vcpu in self.vcpus.values():
@@ -151,6 +165,9 @@ class Vm:
             else:
                 for vcpu in self.vcpus.values():
                     vcpu.registers.setdefault(index, reset)
+        self.paravirt.old_clock = False
+        for vcpu in self.vcpus.values():
+            vcpu.paravirt.whole = True
 
 
 @dataclass(slots=True, eq=False)
@@ -185,12 +202,14 @@ class Vcpu:
     #: In this exit the thread was in userspace, made a hypercall or acknowledged a source; userspace wrote EOM.
     visited: bool = False
     eom: bool = False
+    apic: Apic = field(default_factory=Apic)
     #: A callback may still follow a cancelled timer.
     raced: bool = False
     #: SynIC registers before their last write (None: not known).
     former: dict[int, int | None] = field(default_factory=dict)
-    #: Code of the hypercall under way.
-    call: int | None = None
+    #: The hypercall under way; the VP index that the guest read, which never changes.
+    call: Call | None = None
+    vp_index: int | None = None
     #: What the SynIC itself showed since the last write of a source: the vector a source raised, the sources an end of
     #: interrupt acknowledged.
     vectors: dict[int, int] = field(default_factory=dict)
@@ -208,6 +227,10 @@ class Vcpu:
     page: PageWrite | None = None
     #: The last entry was at the reset vector.
     resetting: bool = False
+    halting: Halting = field(default_factory=Halting)
+    paravirt: Paravirt = field(default_factory=Paravirt)
+    #: Where the guest goes on, for what waits for the end of the exit (None: another event ended it).
+    rip: int | None = None
     #: A guest hypervisor runs itself; false: it was seen to enter its guest (None: open).
     outermost: bool | None = None
 
@@ -248,6 +271,7 @@ class Vcpu:
         self.former.clear()
         self.sources_changed()
         self.timers = tuple(Stimer(n) for n in range(STIMERS))
+        self.apic = Apic()
         self.new_unit(whole=False)
         self.hyperv = False
         self.kind = None
@@ -256,11 +280,15 @@ class Vcpu:
         self.history.clear()
         self.call = self.outermost = None
         self.visited = self.eom = False
+        self.halting.forget()
+        self.paravirt = Paravirt()
 
     def forget_silent(self) -> None:
         """Userspace may have written registers that leave no trace."""
         for index in SILENT_VCPU:
             self.registers.pop(index, None)
+        self.paravirt = Paravirt()
+        self.apic.forget_silent()
         self.reading = None
 
     def sources_changed(self) -> None:
@@ -353,6 +381,10 @@ class Vcpu:
         for timer in self.timers:
             if (text := timer.describe()) is not None and (timer.config or timer.count):
                 state[f"stimer{timer.number}"] = text
+        if self.halting.poll:
+            state["halt_poll_ns"] = str(self.halting.poll)
+        if not self.registers.get(POLL_CONTROL, 1) & 1:
+            state["halt polling"] = "by the guest itself"
         if self.vm.exposure.enforced is not None:
             state["CPUID enforced"] = str(self.vm.exposure.enforced).lower()
         return state

@@ -2,7 +2,7 @@
 
 ## What it finds
 A hypercall with a code that KVM does not serve, and that did not return status 2 (invalid hypercall
-code), or 3 where the control word has reserved bits set.
+code), or 3 where the control word may have reserved bits set.
 
 ## Why it matters
 A guest that probes for a call takes it for done: memory it believes flushed or deposited is not.
@@ -22,24 +22,21 @@ Calls that some kernel serves or hands to userspace are not judged by this rule.
 
 from __future__ import annotations
 
-from hvtrace.replay.model.hypercall import Call, is_unserved
+from hvtrace.replay.model.hypercall import Mismatch, is_unserved
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
 
 __all__ = ["RULE"]
 
 
-INVALID_CODE, INVALID_INPUT = 2, 3
-
-
-def check(call: Call) -> Verdict | None:
+def check(over: Mismatch) -> Verdict | None:
     """What is not served is refused."""
+    call = over.call
     if not is_unserved(call.code):
         return None
-    status = call.result & 0xFFFF
-    if status in (INVALID_CODE, INVALID_INPUT):
-        return HOLDS
-    return Diverges("status 2", f"status {status}", f"KVM serves no hypercall 0x{call.code:x}")
+    if over.what == "status":
+        return Diverges("status 2", f"status {call.status}", f"KVM serves no hypercall 0x{call.code:x}")
+    return HOLDS
 
 
 RULE = Rule(

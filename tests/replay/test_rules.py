@@ -54,6 +54,8 @@ SILENT = {
     "HV206": {"unknown"},
     "HV281": {"unknown"},
     "HV301": {"unknown"},
+    "HV302": {"unknown"},
+    "HV303": {"unknown"},
     "HV214": {"unknown"},
     "HV902": {"unknown"},
     "HV513": {"unknown"},

@@ -1,0 +1,288 @@
+"""The endings a hypercall may have: KVM's checks in their order (kvm_hv_hypercall, kvm_hv_flush_tlb, kvm_hv_send_ipi).
+
+Each check is a step: whether it applies (None: it cannot be told) and how the call ends where it does. The first step
+that surely applies is the last one that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hvtrace.abi.cpuid import FEATURES
+from hvtrace.abi.hypercall import EXTENDED, Fast, by_code
+from hvtrace.abi.register import Gate
+from hvtrace.replay.model.access import DEBUG_ALLOWED
+from hvtrace.replay.model.hypercall import INPUTS, Call, Ending, Mismatch
+
+__all__ = ["compare", "denied", "endings"]
+
+SUCCESS, INVALID_CODE, INVALID_INPUT, INVALID_ALIGNMENT = 0, 2, 3, 4
+INVALID_PARAMETER, ACCESS_DENIED, OPERATION_DENIED = 5, 6, 8
+
+#: 0x40000003.EDX[4]: input in XMM registers. EBX[20]: extended calls.
+XMM_INPUT, EXTENDED_CALLS = Gate(FEATURES, "edx", 4), Gate(FEATURES, "ebx", 20)
+
+SPIN_WAIT, SEND_IPI, SEND_IPI_EX, POST_MESSAGE, SIGNAL_EVENT = 0x08, 0x0B, 0x15, 0x5C, 0x5D
+FLUSHES, FLUSH_LISTS, FLUSHES_EX = (
+    frozenset({2, 3, 0x13, 0x14}),
+    frozenset({3, 0x14}),
+    frozenset({0x13, 0x14}),
+)
+DEBUG_CALLS, RESET_DEBUG = frozenset({0x69, 0x6A, 0x6B}), 0x6B
+
+#: SignalEvent's input: connection id in bits 23:0, flag number in bits 47:32, the rest reserved.
+CONNECTION, FLAG_NUMBER = 0xFF_FFFF, 0xFFFF_0000_0000
+
+#: HV_X64_MSR_SYNDBG_OPTIONS, and its bit that allows hypercalls.
+SYNDBG_OPTIONS, USE_HYPERCALLS = 0x4000_00FF, 1 << 2
+
+#: Vectors an IPI may have.
+LOWEST_VECTOR, HIGHEST_VECTOR = 0x10, 0xFF
+
+#: 64-bit halves of XMM0 to XMM5; entries of a flush's list that KVM queues one by one.
+HALVES, QUEUED = 12, 15
+
+#: Formats of a VP set: banks, or all processors.
+SPARSE, ALL = 0, 1
+
+PAGE = 4096
+
+UNCHECKED, XMM_UNCHECKED, FLUSH_BANKS, ALL_EMPTY = (
+    "control-word-unchecked",
+    "xmm-unchecked",
+    "fast-flush-banks",
+    "ipi-ex-all-empty",
+)
+
+
+class Step(NamedTuple):
+    """One check. A kernel with the known bug `bug` lacks it."""
+
+    holds: bool | None
+    ending: Ending
+    bug: str = ""
+
+
+def endings(call: Call, without: str = "") -> list[Ending]:
+    """Every way in which a call may end, as far as is known now; on a kernel that has the known bug `without`."""
+    found: list[Ending] = []
+    for step in _steps(call):
+        if without and step.bug == without:
+            continue
+        if step.holds is not False and step.ending not in found:
+            found.append(step.ending)
+        if step.holds:
+            break
+    return found
+
+
+def compare(call: Call) -> Mismatch:
+    """Hold a call that is complete against the endings it may have."""
+    found = _compare(call, endings(call))
+    if found.what or call.status:
+        for bug in sorted({step.bug for step in _steps(call)} - {""}):
+            if bool(_compare(call, endings(call, bug)).what) != bool(found.what):
+                found.bug = bug
+                break
+    return found
+
+
+def _compare(call: Call, possible: list[Ending]) -> Mismatch:
+    fitting = [ending for ending in possible if ending.gives(call.status or 0)]
+    if not fitting:
+        return Mismatch(call, "status", possible)
+    if call.is_traced("kvm_userspace_exit"):
+        agreeing = [ending for ending in fitting if ending.userspace == call.userspace]
+        if not agreeing:
+            return Mismatch(call, "userspace", fitting)
+        fitting = agreeing
+    name = INPUTS.get(call.code)
+    if name is not None and call.is_traced(name):
+        agreeing = [ending for ending in fitting if ending.shown == (call.shown is not None)]
+        if not agreeing:
+            # The input was read where it may be: it is the status that is wrong.
+            read = [ending for ending in possible if ending.shown and call.shown is not None]
+            return Mismatch(call, "status" if read else "input", read or fitting)
+        fitting = agreeing
+    # Userspace may report repetitions.
+    if call.reserved or not any(ending.status is None or ending.reps == call.reps for ending in fitting):
+        return Mismatch(call, "reps", fitting)
+    return Mismatch(call, "", possible)
+
+
+def denied(call: Call) -> bool | None:
+    """Whether a CPUID bit that the call needs is clear, enforced or not; None: not known."""
+    exposure, code = call.vcpu.vm.exposure, call.code
+    if code == SPIN_WAIT:
+        return _not(exposure.spins())
+    if EXTENDED[0] <= code <= EXTENDED[1]:
+        return _and(call.vcpu.bench.profile.fact("extended_hypercalls"), _not(exposure.has(EXTENDED_CALLS)))
+    row = by_code(code)
+    if row is None or not row.gates:
+        return False
+    missing = _not(_all(*(exposure.has(gate) for gate in row.gates)))
+    # Without the debugger the answer is that there is no such call.
+    return _and(exposure.has(DEBUG_ALLOWED), missing) if code in DEBUG_CALLS else missing
+
+
+def _steps(call: Call) -> Iterator[Step]:
+    profile, exposure, code = call.vcpu.bench.profile, call.vcpu.vm.exposure, call.code
+    enforced = _and(profile.fact("enforces"), exposure.conclude())
+    yield Step(_and(enforced, denied(call)), Ending(ACCESS_DENIED))
+    # The control word's reserved bits are not traced.
+    yield Step(_and(profile.fact("control_word_checked"), None), Ending(INVALID_INPUT))
+    row = by_code(code)
+    if call.fast and row is not None and row.fast is Fast.XMM:
+        yield Step(_not(profile.fact("xmm_input")), Ending(INVALID_INPUT))
+        yield Step(_and(enforced, _not(exposure.has(XMM_INPUT))), Ending(None, fault=True), XMM_UNCHECKED)
+    if code in FLUSHES:
+        yield from _flush(call)
+    elif code in (SEND_IPI, SEND_IPI_EX):
+        yield from _send_ipi(call)
+    elif code == SPIN_WAIT:
+        yield from _plain(call)
+    elif code == SIGNAL_EVENT:
+        yield from _plain(call)
+        yield from _signal_event(call)
+    elif code == POST_MESSAGE:
+        yield from _plain(call)
+        yield from _to_userspace(call)
+    elif code in DEBUG_CALLS:
+        yield from _debug(call)
+    elif EXTENDED[0] <= code <= EXTENDED[1]:
+        yield Step(_not(profile.fact("extended_hypercalls")), Ending(INVALID_CODE))
+        yield Step(call.fast, Ending(INVALID_PARAMETER))
+        yield Step(True, Ending(None, userspace=True))
+    else:
+        yield Step(True, Ending(INVALID_CODE))
+    yield Step(True, Ending(SUCCESS))
+
+
+def _plain(call: Call) -> Iterator[Step]:
+    """Neither repetitions nor a variable header."""
+    yield Step(call.rep, Ending(INVALID_INPUT))
+    yield _no_header(call)
+
+
+def _no_header(call: Call) -> Step:
+    return Step(_differ(call, 0), Ending(INVALID_INPUT), UNCHECKED)
+
+
+def _to_userspace(call: Call) -> Iterator[Step]:
+    """Userspace is not bothered where it has not set up the SynIC."""
+    yield Step(_not(call.vcpu.synic), Ending(INVALID_INPUT))
+    yield Step(True, Ending(None, userspace=True))
+
+
+def _signal_event(call: Call) -> Iterator[Step]:
+    """A connection that KVM has no eventfd for is userspace's; so is a flag number."""
+    word = call.ingpa
+    if not call.fast:
+        yield Step(bool(word % 8) or word % PAGE > PAGE - 8, Ending(INVALID_ALIGNMENT))
+        yield Step(None, Ending(INVALID_ALIGNMENT))
+        yield Step(None, Ending(INVALID_INPUT))
+        yield Step(None, Ending(SUCCESS))
+    elif not word & FLAG_NUMBER:
+        yield Step(bool(word & ~CONNECTION), Ending(INVALID_INPUT))
+        yield Step(None, Ending(SUCCESS))
+    yield from _to_userspace(call)
+
+
+def _debug(call: Call) -> Iterator[Step]:
+    vm = call.vcpu.vm
+    yield Step(_not(call.vcpu.bench.profile.fact("syndbg")), Ending(INVALID_CODE))
+    if call.code != RESET_DEBUG:
+        yield Step(call.fast, Ending(INVALID_PARAMETER))
+    yield Step(_not(vm.exposure.has(DEBUG_ALLOWED)), Ending(INVALID_CODE))
+    options = vm.debugger.values.get(SYNDBG_OPTIONS)
+    yield Step(None if options is None else not options & USE_HYPERCALLS, Ending(OPERATION_DENIED))
+    yield Step(True, Ending(None, userspace=True))
+
+
+def _flush(call: Call) -> Iterator[Step]:
+    profile, seen = call.vcpu.bench.profile, call.shown
+    extended, listed = call.code in FLUSHES_EX, call.code in FLUSH_LISTS
+    if not extended:
+        yield _no_header(call)
+    yield Step(not call.rep_cnt or call.rep_idx != 0 if listed else call.rep, Ending(INVALID_INPUT))
+    if not call.fast:
+        yield Step(None, Ending(INVALID_INPUT))
+    # From here on the input's event is traced.
+    refused, done = Ending(INVALID_INPUT, shown=True), Ending(SUCCESS, shown=True, reps=call.rep_cnt)
+    used = 1
+    if extended:
+        banks = None if seen is None else int(seen[5]).bit_count()
+        sparse = None if seen is None else seen[6] == SPARSE
+        yield Step(_differ(call, banks), refused, UNCHECKED)
+        yield Step(_and(sparse, None if banks is None else banks == 0), done)
+        yield from _banks(call, sparse, banks, HALVES - 2, refused, FLUSH_BANKS)
+        used = 2 + (call.var_cnt or 0)
+    if listed and call.rep_cnt <= QUEUED:
+        too_long = call.rep_cnt > HALVES - used if call.fast else None
+        yield Step(_and(profile.fact("gva_list_read"), too_long), refused)
+    if seen is None or seen[-1]:
+        # Of a nested guest's call: its hypervisor's assist page cannot be read.
+        yield Step(None, refused)
+    yield Step(True, done)
+
+
+def _send_ipi(call: Call) -> Iterator[Step]:
+    profile, seen, extended = call.vcpu.bench.profile, call.shown, call.code == SEND_IPI_EX
+    if not extended:
+        yield _no_header(call)
+    yield Step(call.rep, Ending(INVALID_INPUT))
+    if not call.vcpu.vm.has_apic:
+        yield Step(None, Ending(INVALID_INPUT))
+    if not call.fast:
+        yield Step(None, Ending(INVALID_INPUT))
+    elif extended:
+        yield Step(_not(profile.fact("fast_ipi_ex")), Ending(INVALID_INPUT))
+    else:
+        yield Step(call.ingpa >> 32 != 0, Ending(INVALID_INPUT))
+    refused, done, bug = Ending(INVALID_INPUT, shown=True), Ending(SUCCESS, shown=True), ""
+    if extended:
+        banks = None if seen is None else int(seen[7]).bit_count()
+        sparse = None if seen is None else seen[6] != ALL
+        empty = None if banks is None else banks == 0
+        yield Step(_differ(call, banks), refused, UNCHECKED)
+        yield Step(_and(sparse, empty), done)
+        yield from _banks(call, sparse, banks, HALVES - 1, refused)
+        bug = ALL_EMPTY if sparse is False and empty else ""
+    vector = None if seen is None else not LOWEST_VECTOR <= seen[5] <= HIGHEST_VECTOR
+    yield Step(vector, refused, bug)
+    yield Step(True, done)
+
+
+def _banks(
+    call: Call, sparse: bool | None, banks: int | None, halves: int, refused: Ending, bug: str = ""
+) -> Iterator[Step]:
+    """The banks of a sparse set: no more than the XMM registers left hold, or in memory that can be read."""
+    if call.fast:
+        yield Step(_and(sparse, None if banks is None else banks > halves), refused, bug)
+    else:
+        yield Step(_and(sparse, None), refused)
+
+
+def _differ(call: Call, banks: int | None) -> bool | None:
+    """Whether the variable header has another size. A kernel that does not trace its size does not look at it."""
+    if call.var_cnt is None:
+        return _and(call.vcpu.bench.profile.fact("control_word_checked"), None)
+    return None if banks is None else call.var_cnt != banks
+
+
+def _not(known: bool | None) -> bool | None:
+    return None if known is None else not known
+
+
+def _and(one: bool | None, other: bool | None) -> bool | None:
+    """Both; what is not known stays open."""
+    if one is False or other is False:
+        return False
+    return True if one and other else None
+
+
+def _all(*known: bool | None) -> bool | None:
+    if False in known:
+        return False
+    return None if None in known else True

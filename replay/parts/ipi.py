@@ -1,0 +1,161 @@
+"""IPIs and TLB flushes by hypercall (kvm_hv_send_ipi, kvm_hv_flush_tlb, kvm_make_vcpus_request_mask)."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hvtrace.replay.model.access import Access
+from hvtrace.replay.model.ending import endings
+from hvtrace.replay.model.hypercall import INPUTS, Call
+from hvtrace.replay.model.machine import Bench, Vcpu, Vm
+from hvtrace.replay.model.vp_set import VP_INDEX, Flushed, Input, Sent, VpSet, indices, vp_set
+from hvtrace.replay.part import Handler, Part
+from hvtrace.replay.rule import Moment
+
+if TYPE_CHECKING:
+    from hvtrace.replay.tape import Event
+
+__all__ = ["IpiEvents"]
+
+SEND_IPI, ACCEPTED = "kvm_hv_send_ipi", "kvm_apic_accept_irq"
+
+#: Delivery and trigger mode of an IPI: fixed, edge.
+FIXED, EDGE = 0, 0
+
+#: Stamps of two CPUs are in the order of the events if they are further apart than this.
+SKEW_NS = 100_000
+
+#: Flushes kept of which a target was not yet seen to leave the guest; threads that may have a call under way.
+MAX_WAITING, MAX_THREADS = 64, 4096
+
+
+@dataclass(slots=True)
+class Sending:
+    """A call whose input was traced: whom it addresses, the vCPUs known then, the targets that were in the guest."""
+
+    call: Call
+    targets: VpSet
+    known: frozenset[int]
+    inside: list[Vcpu]
+    finished_ns: int = 0
+
+    def running(self) -> list[Vcpu]:
+        """Targets that have not left the guest since the event of the input."""
+        assert self.call.shown is not None
+        return [vcpu for vcpu in self.inside if vcpu.exit_seq < self.call.shown[0]]
+
+
+class IpiEvents(Part):
+    """kvm_hv_send_ipi(_ex), kvm_hv_flush_tlb(_ex), and what they bring about."""
+
+    def __init__(self, bench: Bench, vms: dict[int, Vm]) -> None:
+        super().__init__(bench, vms)
+        #: Calls under way, by the caller's thread.
+        self.calls: dict[int, Sending] = {}
+        #: Flushes that are over while a target was still in the guest.
+        self.waiting: deque[Sending] = deque(maxlen=MAX_WAITING)
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            **dict.fromkeys(set(INPUTS.values()), self._input),
+            "kvm_hv_hypercall": self._hypercall,
+            "kvm_hv_hypercall_done": self._done,
+            ACCEPTED: self._accepted,
+            "kvm_apicv_accept_irq": self._accepted,
+        }
+
+    def lost(self) -> None:
+        self.calls.clear()
+        self.waiting.clear()
+
+    def accessed(self, access: Access, *, diverged: bool) -> None:
+        if access.index == VP_INDEX and not access.write and not access.refused and not diverged:
+            access.vcpu.vp_index = access.value
+
+    def _hypercall(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        self.calls.pop(event[4], None)
+        while self.waiting and event[1] - self.waiting[0].finished_ns >= SKEW_NS:
+            sending = self.waiting.popleft()
+            self._flushed(sending, sending.running())
+
+    def _input(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        call = vcpu.call
+        subject = Input(vcpu, call, event, first=call is None or call.shown is None)
+        self.judge.ask(Moment.INPUT, subject, event, vcpu, cell)
+        if call is None or call.shown is not None or INPUTS.get(call.code) != event[2]:
+            return
+        call.shown, call.shown_cell = event, cell
+        vm, targets = vcpu.vm, vp_set(event)
+        inside: list[Vcpu] = []
+        if not event[2].startswith(SEND_IPI) and self.bench.profile.fact("flush_stops_targets"):
+            numbers = indices(vm)
+            inside = [
+                other
+                for other in vm.vcpus.values()
+                if other is not vcpu and other.whole and not other.out and targets.has(numbers[other.number])
+            ]
+        if len(self.calls) >= MAX_THREADS:
+            self.calls.clear()
+        self.calls[event[4]] = Sending(call, targets, frozenset(vm.vcpus), inside)
+        vcpu.closing.append(self._unfinished)
+
+    def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        sending = self.calls.get(event[4])
+        if sending is not None:
+            sending.call.accepted.append((event, cell))
+
+    def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        sending = self.calls.pop(event[4], None)
+        if sending is not None and sending.call.result is not None:
+            sending.finished_ns = event[1]
+            self._over(sending)
+
+    def _unfinished(self, vcpu: Vcpu) -> None:
+        """The exit is over; kernels before 5.13 trace no result."""
+        sending = self.calls.get(vcpu.tid) if vcpu.tid is not None else None
+        if sending is not None and sending.call.vcpu is vcpu:
+            del self.calls[sending.call.event[4]]
+            if not self.bench.profile.fact("hypercall_done"):
+                self._over(sending)
+
+    def _over(self, sending: Sending) -> None:
+        call = sending.call
+        assert call.shown is not None
+        if call.shown[2].startswith(SEND_IPI):
+            self._sent(sending)
+        elif sending.inside and call.status == 0:
+            if sending.running():
+                self.waiting.append(sending)
+            else:
+                self._flushed(sending, [])
+
+    def _sent(self, sending: Sending) -> None:
+        call = sending.call
+        assert call.shown is not None
+        sent = Sent(call, sending.targets, _succeeded(call), sending.known)
+        posted: Counter[int] = Counter()
+        vector = call.shown[5]
+        for event, cell in call.accepted:
+            if event[5] == vector and event[6] == FIXED and event[7] in (EDGE, None):
+                (sent.took if event[2] == ACCEPTED else posted)[event[3] & 0xFFFF] += 1
+                if sent.succeeded and not self.judge.lossy:
+                    self.judge.mark(event, cell)
+        # With APICv it comes beside kvm_apic_accept_irq, or alone.
+        for number, count in posted.items():
+            sent.took[number] = max(sent.took[number], count)
+        self.judge.ask(Moment.SENT, sent, call.shown, call.vcpu, call.shown_cell)
+
+    def _flushed(self, sending: Sending, running: list[Vcpu]) -> None:
+        call = sending.call
+        assert call.shown is not None
+        self.judge.ask(Moment.FLUSHED, Flushed(call, running), call.shown, call.vcpu, call.shown_cell)
+
+
+def _succeeded(call: Call) -> bool | None:
+    """Whether the call succeeded; where no result is traced, as far as its input tells."""
+    if call.status is not None:
+        return call.status == 0
+    statuses = {ending.status == 0 for ending in endings(call) if ending.shown}
+    return statuses.pop() if len(statuses) == 1 else None
