@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hvtrace.errors import HvtraceError
 from hvtrace.pipeline.baseline import Baseline, read_baseline
-from hvtrace.pipeline.result import CheckResult
+from hvtrace.pipeline.parallel import in_processes, jobs_for, shares
+from hvtrace.pipeline.result import CheckResult, merged
 from hvtrace.pipeline.result import write_verdicts as _write
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
@@ -53,7 +55,10 @@ _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may ask for: a -cpu option, a profile by name, rules by code prefix, known divergences."""
+    """What a person may ask for: a -cpu option, a profile by name, rules by code prefix, known divergences.
+
+    `jobs`: in how many processes VMs are replayed (None: as suits the recording).
+    """
 
     cpu: str | None = None
     profile: str | None = None
@@ -61,6 +66,7 @@ class Options:
     ignored: tuple[str, ...] = ()
     baseline: Path | None = None
     strict: bool = False
+    jobs: int | None = None
 
 
 def check(store: Store, options: Options | None = None) -> CheckResult:
@@ -70,23 +76,50 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     """
     options = options or Options()
     baseline = Baseline() if options.baseline is None else read_baseline(options.baseline)
-    engine, result = prepare(store, options, baseline.forms)
-    with without_collector():
-        for window in tape_of(store, result.totals):
-            engine.run(window)
-        engine.finish()
-    judge = engine.judge
-    result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
-    result.coverage = judge.coverage
+    result = _replayed(store, options, baseline.forms)
     result.compared, result.strict = options.baseline is not None, options.strict
     result.notes += baseline.absent(result)
     if options.strict and result.unknown:
         result.notes.append(f"--strict: {result.unknown:,} verdicts could not be given")
-    result.judged = {name: judge.judged.get(name, 0) for name in result.totals}
     try:
         _write(store.path, result)
     except OSError as error:
         result.notes.append(f"the verdicts were not written into the store: {error.strerror or error}")
+    return result
+
+
+def _replayed(store: Store, options: Options, accepted: frozenset[Form]) -> CheckResult:
+    """What the rules say of all VMs. VMs do not touch each other: several processes find what one finds."""
+    manifest = store.manifest
+    jobs = jobs_for(manifest.total, len(manifest.vms), options.jobs)
+    if jobs == 1:
+        return _share(store.path, options, accepted, None)
+    pieces = in_processes(
+        _share, [(store.path, options, accepted, share) for share in shares(manifest.vms, jobs)]
+    )
+    # Events that belong to no known VM were on every tape: they are counted once.
+    common: dict[str, int] = {}
+    for _ in tape_of(store, common, frozenset()):
+        pass
+    return merged(pieces, common)
+
+
+def _share(
+    path: Path, options: Options, accepted: frozenset[Form], vms: frozenset[int] | None
+) -> CheckResult:
+    """Replay some VMs of a store (None: all)."""
+    store = Store(path)
+    engine, result = prepare(store, options, accepted)
+    with without_collector():
+        for window in tape_of(store, result.totals, vms):
+            engine.run(window)
+        # A tape may end before the recording does: every one ends after the same losses.
+        engine.reach(store.manifest.time.get("last_ns") or 0)
+        engine.finish()
+    judge = engine.judge
+    result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
+    result.coverage = judge.coverage
+    result.judged = {name: judge.judged.get(name, 0) for name in result.totals}
     return result
 
 
@@ -112,9 +145,14 @@ def prepare(
     return Engine(bench, _losses(manifest, result.notes)), result
 
 
-def tape_of(store: Store, counts: dict[str, int] | None = None) -> Iterator[list[Event]]:
-    """The tape of a store; `counts` is filled with the events of each tracepoint on it."""
-    return events({name: _table(store, name) for name in TAPE if store.has(name)}, counts)
+def tape_of(
+    store: Store, counts: dict[str, int] | None = None, vms: frozenset[int] | None = None
+) -> Iterator[list[Event]]:
+    """The tape of a store; `counts` is filled with the events of each tracepoint on it.
+
+    With `vms`, those of these VMs and those of which nobody knows the VM.
+    """
+    return events({name: _table(store, name, vms) for name in TAPE if store.has(name)}, counts)
 
 
 @contextmanager
@@ -239,18 +277,26 @@ def _losses(manifest: Manifest, notes: list[str]) -> list[tuple[int | None, int 
     return losses
 
 
-def _table(store: Store, name: str) -> Table:
+def _table(store: Store, name: str, vms: frozenset[int] | None = None) -> Table:
     file = store.parquet(name)
 
     def read(columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         known = set(file.schema_arrow.names)
         try:
             for batch in file.iter_batches(batch_size=rows, columns=[c for c in columns if c in known]):
-                yield _completed(batch, columns)
+                batch = _completed(batch, columns)
+                yield batch if vms is None else _of(batch, vms)
         except (OSError, pa.ArrowInvalid) as error:
             raise HvtraceError(f"{store.file(name)}: cannot be read: {error}") from error
 
     return Table(int(file.metadata.num_rows), read)
+
+
+def _of(batch: pa.RecordBatch, vms: frozenset[int]) -> pa.RecordBatch:
+    """The rows of some VMs, and those of no vCPU or of an unknown VM."""
+    vm, vcpu = (batch.column(batch.schema.get_field_index(name)) for name in ("vm", "vcpu"))
+    own = pc.is_in(vm, value_set=pa.array(sorted(vms), vm.type))
+    return batch.filter(pc.or_(own, pc.or_(pc.is_null(vm), pc.is_null(vcpu))))
 
 
 def _completed(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
