@@ -61,6 +61,15 @@ def replay(
         Path | None,
         typer.Option("--write-baseline", metavar="FILE", help="Write what is found, for --baseline."),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            metavar="N",
+            help="Processes among which VMs are divided; default: the CPUs, for large recordings.",
+        ),
+    ] = None,
 ) -> None:
     """Re-execute a recording through the reference model of the enlightenments.
 
@@ -92,7 +101,7 @@ def replay(
         raise typer.BadParameter("--at prints the state and judges nothing: not with --check or a baseline")
     if at is not None and output_format not in (Format.TEXT, Format.JSON):
         raise typer.BadParameter("--at has the output formats text and json")
-    options = Options(cpu, profile, tuple(selected or ()), tuple(ignored or ()), baseline, strict)
+    options = Options(cpu, profile, tuple(selected or ()), tuple(ignored or ()), baseline, strict, jobs)
     with bar() as progress:
         store = Store(store_for(source, progress))
     if at is None:

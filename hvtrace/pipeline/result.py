@@ -13,7 +13,7 @@ from hvtrace.replay.judge import Coverage
 from hvtrace.replay.verdict import Divergence, Severity
 from hvtrace.schema.tables import table_schema
 
-__all__ = ["INTERFACE", "CheckResult", "concerns_interface", "write_verdicts"]
+__all__ = ["INTERFACE", "CheckResult", "concerns_interface", "merged", "write_verdicts"]
 
 #: Tracepoints of KVM's side of the enlightenments that are not named kvm_hv_*.
 INTERFACE = frozenset({"kvm_msr", "kvm_hypercall", "kvm_pv_eoi", "kvm_halt_poll_ns", "kvm_vcpu_wakeup"})
@@ -74,6 +74,30 @@ class CheckResult:
         """Events of the interface's tracepoints: judged, and on the tape."""
         names = [name for name in self.totals if concerns_interface(name)]
         return sum(self.judged[name] for name in names), sum(self.totals[name] for name in names)
+
+
+def merged(pieces: list[CheckResult], common: dict[str, int]) -> CheckResult:
+    """One result of several, each of other VMs; `common` are the events that each of them counted."""
+    first = pieces[0]
+    result = CheckResult(first.source, first.profile, first.total, notes=first.notes)
+    result.divergences = sorted(
+        (found for piece in pieces for found in piece.divergences),
+        key=lambda found: (found.seq, found.rule),
+    )
+    for rule in first.coverage:
+        total = result.coverage[rule] = Coverage()
+        for piece in pieces:
+            counted = piece.coverage[rule]
+            total.holds += counted.holds
+            total.diverges += counted.diverges
+            for reason, number in counted.unknown.items():
+                total.unknown[reason] += number
+    names = dict.fromkeys(name for piece in pieces for name in piece.totals)
+    again = len(pieces) - 1
+    for name in names:
+        result.totals[name] = sum(p.totals.get(name, 0) for p in pieces) - again * common.get(name, 0)
+        result.judged[name] = sum(p.judged.get(name, 0) for p in pieces)
+    return result
 
 
 def write_verdicts(directory: Path, result: CheckResult) -> None:
