@@ -60,8 +60,8 @@ class Judge:
         self.selected = False
         #: Faults that are known and accepted: folded among themselves, so that none hides a new one.
         self.accepted = accepted
-        #: Known bugs that this kernel was seen not to have.
-        self.fixed: set[str] = set()
+        #: Known bugs that this kernel was seen not to have, with the number of the VM that showed it.
+        self.fixed: set[tuple[str, int]] = set()
         self.rules: dict[Moment, tuple[Rule, ...]] = {}
         self.coverage: dict[str, Coverage] = {}
         for rule in rules:
@@ -103,7 +103,7 @@ class Judge:
                 if isinstance(verdict, Holds):
                     coverage.holds += 1
                     if verdict.bug:
-                        self.fixed.add(verdict.bug)
+                        self.fixed.add((verdict.bug, vcpu.vm.number))
                 else:
                     coverage.diverges += 1
                     diverged = True
@@ -143,7 +143,7 @@ class Judge:
         bug, severity, message = verdict.bug, rule.severity, verdict.message
         if bug and self.profile is not None:
             row, may_be = self.profile.bug(bug)
-            if may_be and bug not in self.fixed:
+            if may_be and (bug, vcpu.vm.number) not in self.fixed:
                 severity = Severity.WARNING
                 message = f"{message}; a known bug of this kernel, fixed by {row.commit}"
             else:

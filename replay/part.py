@@ -28,6 +28,7 @@ class Part:
     """Each handler does three things in this order: it lets the model say what must be (predict), asks the rules
     (compare) and lets the state take what was observed (resynchronise), so that one fault is reported once.
 
+    What a part remembers belongs to one VM: VMs may be replayed apart, in processes that do not know each other.
     A handler that wants to be called back when the vCPU's exit is over adds a function to `vcpu.closing`.
     """
 
