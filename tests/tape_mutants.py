@@ -27,20 +27,15 @@ from pathlib import Path
 from recordings import UNMODIFIED
 
 from hvtrace.abi.msr import SYNTHETIC_RANGE
-from hvtrace.pipeline import check as checking
-from hvtrace.pipeline.check import Options
+from hvtrace.pipeline.check import Options, prepare, tape_of
 from hvtrace.pipeline.ingest import ingest
-from hvtrace.replay.engine import Engine
-from hvtrace.replay.judge import Judge
-from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.model.synic import is_register
-from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rules import RULES
-from hvtrace.replay.tape import FIELDS, TAPE, Event, events
+from hvtrace.replay.tape import FIELDS, TAPE, Event
 from hvtrace.replay.verdict import Severity
 from hvtrace.store import Store
 
-__all__ = ["KINDS", "Mutant", "Result", "equivalent", "judge", "mutants", "table", "tape_of"]
+__all__ = ["KINDS", "Mutant", "Result", "equivalent", "judge", "mutants", "table"]
 
 KINDS = ("drop", "alter", "duplicate", "reorder")
 
@@ -97,12 +92,6 @@ def is_told(event: Event) -> bool:
     if event[2] == "kvm_msr":
         return bool(SYNTHETIC_RANGE[0] <= event[6] <= SYNTHETIC_RANGE[1])
     return bool(event[2].startswith("kvm_hv_"))
-
-
-def tape_of(store: Store) -> list[Event]:
-    """A store's tape."""
-    tables = {name: checking._table(store, name) for name in TAPE if store.has(name)}
-    return [event for window in events(tables) for event in window]
 
 
 def mutants(tape: list[Event], number: int, seed: str, tracepoints: set[str] | None = None) -> list[Mutant]:
@@ -212,25 +201,9 @@ def equivalent(kind: str, event: Event, other: Event | None = None, follower: Ev
     return ""
 
 
-def engine_for(store: Store) -> Engine:
-    """An engine as `hvtrace replay --check` makes it."""
-    traced = checking._traced(store)
-    judge = Judge(RULES, traced)
-    manifest = store.manifest
-    profile = profile_for(manifest.kernel)
-    bench = Bench(
-        judge,
-        profile,
-        traced,
-        checking._offer(Options(), manifest.host),
-        checking._ignore_msrs(manifest.host),
-    )
-    return Engine(bench, checking._losses(manifest, []))
-
-
 def judge(store: Store, tape: list[Event], made: list[Mutant]) -> Iterator[Result]:
     """Replay each mutant behind the whole past of the clean tape. `made` is in the tape's order."""
-    engine, at = engine_for(store), 0
+    engine, at = prepare(store, Options())[0], 0
     shared = {id(thing): thing for thing in (*RULES, engine.bench.profile, engine.judge.rules)}
     for mutant in made:
         engine.run(tape[at : mutant.at])
@@ -278,7 +251,7 @@ def main() -> None:
         for place, path in enumerate(stores):
             store = Store(path)
             share = number * (place + 1) // len(stores) - number * place // len(stores)
-            tape = tape_of(store)
+            tape = [event for window in tape_of(store) for event in window]
             for result in judge(store, tape, mutants(tape, share, path.stem)):
                 result.recording = path.stem
                 results.append(result)

@@ -1,4 +1,4 @@
-"""Writes of SynIC and timer registers as their thread makes them, one after the other (KVM_SET_MSRS, kvm_set_msr_common).
+"""Writes of SynIC and timer registers in the order of their thread (KVM_SET_MSRS, kvm_set_msr_common).
 
 What a vCPU owes is judged at its next entry. Userspace writes registers before there is one; but its thread makes one
 write after the other, each with its effects, and that shows in the order of the thread's events.
