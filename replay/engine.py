@@ -119,6 +119,8 @@ class Engine:
             elif name == "kvm_exit":
                 self._exit(event, vcpu)
             elif name == OTHER_MSR:
+                if vcpu.closing:
+                    vcpu.close()
                 vcpu.accessed()
             elif repeats and vcpu.history and vcpu.history[-1][1:] == event[1:]:
                 continue

@@ -26,7 +26,9 @@ from pathlib import Path
 
 from recordings import UNMODIFIED
 
-from hvtrace.abi.msr import SYNTHETIC_RANGE
+from hvtrace.abi.msr import SYNTHETIC_RANGE, by_index
+from hvtrace.abi.register import Group
+from hvtrace.abi.register import Store as Kept
 from hvtrace.pipeline.check import Options, prepare, tape_of
 from hvtrace.pipeline.ingest import ingest
 from hvtrace.replay.model.synic import is_register
@@ -134,7 +136,22 @@ def _mutant(chance: random.Random, kind: str, tape: list[Event], at: int, vcpus:
         where = FIELDS + TAPE[event[2]].index(field)
         value = _other(chance, field, event[where])
     altered = (*event[:where], value, *event[where + 1 :])
-    return Mutant(kind, at, at + 1, event, (altered,), field, equivalent(kind, event, altered, follower))
+    excuse = equivalent(kind, event, altered, follower) or _free(tape, at, field)
+    return Mutant(kind, at, at + 1, event, (altered,), field, excuse)
+
+
+def _free(tape: list[Event], at: int, field: str) -> str:
+    """A register that a guest writes, that has no event of its own, and that nobody reads again."""
+    event = tape[at]
+    row = by_index(event[6]) if event[2] == "kvm_msr" and event[5] else None
+    if row is None or row.group in (Group.SYNIC, Group.STIMER, Group.SYNDBG):
+        return ""
+    if field == "exception" and event[7] & 1 and row.name.endswith(("ASSIST_PAGE", "HYPERCALL")):
+        return "userspace decides where there is memory"
+    later = (e for e in tape[at + 1 : at + AHEAD] if e[2] == "kvm_msr" and e[6] == event[6] and not e[5])
+    if field == "data" and row.store in (Kept.VALUE, Kept.MODEL) and next(later, None) is None:
+        return "the guest's own choice"
+    return ""
 
 
 def _names_vcpu(event: Event) -> bool:
@@ -172,7 +189,7 @@ def equivalent(kind: str, event: Event, other: Event | None = None, follower: Ev
     principles, both about who decides. Userspace writes and reads registers when and as it likes (host 1), so another
     value is another userspace, not another KVM; so is a write more or less, where the write has no other trace. A
     running clock shows the moment at which it was read, and events of two contexts (a hard interrupt and a thread, or a
-    thread at work for another vCPU) have no order.
+    thread at work for another vCPU) have no order. `_free` adds what a guest writes without a trace.
     """
     name = event[2]
     fields = dict(zip(TAPE[name], event[FIELDS:], strict=True))
@@ -194,6 +211,8 @@ def equivalent(kind: str, event: Event, other: Event | None = None, follower: Ev
     if altered == {reading} and abs(changed[reading] - fields[reading]) <= 1 << 16:
         return "a clock read at another moment"
     if kind == "reorder" and other is not None:
+        if name.startswith("kvm_hv_stimer_start") and other[2].startswith("kvm_inj_"):
+            return "an entry is cancelled for a new request, which is served then"
         if "kvm_hv_stimer_callback" in (name, other[2]):
             return "an interrupt comes when it likes"
         if event[3] != other[3]:

@@ -100,7 +100,9 @@ class Access:
 
 @dataclass(slots=True)
 class Accesses:
-    """How many MSRs an exit accesses: "one", "none" before the next entry, a "second", or one "outside" any exit."""
+    """How many MSRs an exit accesses: "one", "none" before the next entry, a "second", one that is "late", when an
+    interrupt was put into the guest already, or one "outside" any exit.
+    """
 
     vcpu: Vcpu
     seen: str

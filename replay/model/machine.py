@@ -190,6 +190,8 @@ class Vcpu:
     #: The last kvm_exit, and whether an MSR other than a synthetic one was accessed before it (kvm_exit comes late).
     left: Event | None = None
     fastpath: bool = False
+    #: Rank of the last interrupt or exception that was put into the guest: the exit was handled before it.
+    injected: int = -1
     out: bool = False
     #: Guest-made effects since the exit that wait for their kvm_msr, with their marks.
     effects: list[tuple[Event, list[bool]]] = field(default_factory=list)
@@ -248,6 +250,12 @@ class Vcpu:
         """Finish what waits for the end of the exit."""
         while self.closing:
             self.closing.pop(0)(self)
+
+    def just_before(self) -> Event | None:
+        """What the vCPU's own thread showed before the event at hand, interrupts of the host's timers left out."""
+        past = iter(reversed(self.history))
+        next(past, None)
+        return next((e for e in past if e[4] == self.tid and e[2] != "kvm_hv_stimer_callback"), None)
 
     def accessed(self) -> None:
         """An MSR was accessed."""

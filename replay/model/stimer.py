@@ -288,6 +288,12 @@ class Timers:
         else:
             cause = ""
         vcpu.bench.judge.ask(Moment.CLEANUP, Cleanup(vcpu, timer, cause), event, vcpu, cell)
+        if (
+            asked is not None
+            and asked.event[2] == "kvm_hv_stimer_expiration"
+            and vcpu.injected > asked.event[0]
+        ):
+            vcpu.break_(asked, "an injection comes first")
         vcpu.meet(asked)
         if timer.cleanup is asked:
             timer.cleanup = None
@@ -331,7 +337,9 @@ class Timers:
         self._settle_suspect(vcpu, timer)
         self._overdue(vcpu, timer, event)
         self.saw_time(vcpu, now)
-        vcpu.bench.judge.ask(Moment.START, Start(vcpu, timer, periodic, now, expiry), event, vcpu, cell)
+        if vcpu.bench.judge.ask(Moment.START, Start(vcpu, timer, periodic, now, expiry), event, vcpu, cell):
+            # One fault, one report: an interrupt without its expiration is explained by it.
+            vcpu.raised.clear()
         for due in (timer.process, timer.callback, timer.retry):
             vcpu.meet(due)
         timer.process = timer.callback = timer.retry = None

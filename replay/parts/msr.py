@@ -78,7 +78,12 @@ class MsrEvents(Part):
         """One exit accesses one MSR."""
         if not vcpu.whole:
             return
-        seen = "outside" if not vcpu.out else "second" if vcpu.kind == "done" else "one"
+        if not vcpu.out:
+            seen = "outside"
+        elif vcpu.injected > vcpu.exit_seq:
+            seen = "late"
+        else:
+            seen = "second" if vcpu.kind == "done" else "one"
         self.judge.ask(Moment.ACCESSES, Accesses(vcpu, seen), event, vcpu, cell)
 
     def losing(self, vm: Vm) -> None:

@@ -46,12 +46,23 @@ class Step:
     alone: bool = False
 
 
+@dataclass(slots=True)
+class Ending:
+    """The timer cancelled last, and what the cancellation owes where nothing asked for it."""
+
+    vcpu: Vcpu
+    timer: int
+    suspect: Obligation | None
+
+
 class WriteEvents(Part):
     """The writes and cancellations of one thread, in their order. It takes each event after SynIC and timers did."""
 
     def __init__(self, bench: Bench, vms: dict[int, Vm]) -> None:
         super().__init__(bench, vms)
         self.last: dict[int, Step] = {}
+        #: The end of a vCPU that a thread may be at work on.
+        self.ending: dict[int, Ending] = {}
         #: Without kvm_userspace_exit a run of the vCPU between two writes need not show.
         self.whole = "kvm_userspace_exit" in bench.traced
 
@@ -61,6 +72,11 @@ class WriteEvents(Part):
             SET_CONFIG: self._write,
             SET_COUNT: self._write,
             CLEANUP: self._cleanup,
+            "kvm_hv_stimer_start_periodic": self._served,
+            "kvm_hv_stimer_start_one_shot": self._served,
+            "kvm_hv_stimer_expiration": self._served,
+            "kvm_inj_virq": self._injected,
+            "kvm_inj_exception": self._injected,
             "kvm_userspace_exit": self._returned,
         }
 
@@ -72,9 +88,22 @@ class WriteEvents(Part):
 
     def lost(self) -> None:
         self.last.clear()
+        self.ending.clear()
 
     def _returned(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         self.last.pop(event[4], None)
+
+    def _injected(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        vcpu.injected = event[0]
+
+    def _served(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """A request is served: the guest's write that came before is complete."""
+        before = self.last.get(event[4])
+        if before is None or before.host or before.alone or before.vcpu is not vcpu:
+            return
+        for due in vcpu.dues:
+            if due.due is Due.MSR:
+                vcpu.break_(due, f"{event[2]} comes first")
 
     def _before(self, event: Event) -> Step | None:
         """The thread's step before this event, unless the vCPU left the guest since."""
@@ -92,7 +121,7 @@ class WriteEvents(Part):
             if host and self.whole and before.vcpu is vcpu:
                 self._among_userspace(before, event)
         if len(self.last) >= MAX_THREADS:
-            self.last.clear()
+            self.lost()
         self.last[event[4]] = Step(vcpu, event, cell, host, timer, open=timer >= 0)
 
     def _among_userspace(self, before: Step, event: Event) -> None:
@@ -111,17 +140,36 @@ class WriteEvents(Part):
             before.vcpu.break_(owed, f"userspace's {event[2]} comes first")
 
     def _cleanup(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        before = self._before(event)
+        before, number = self._before(event), event[5]
+        if not 0 <= number < len(vcpu.timers):
+            return
+        self._ending(event, vcpu, number)
         if before is None:
             return
-        if before.open and before.vcpu is vcpu and before.timer == event[5]:
+        if before.open and before.vcpu is vcpu and before.timer == number:
             before.open = False
             self.last[event[4]] = before
             return
         if before.open:
             _uncancelled(before, event)
-        if before.host and before.vcpu is vcpu and 0 <= event[5] < len(vcpu.timers):
-            self.last[event[4]] = Step(vcpu, event, cell, before.host, event[5], alone=True)
+        if before.host and before.vcpu is vcpu:
+            self.last[event[4]] = Step(vcpu, event, cell, before.host, number, alone=True)
+
+    def _ending(self, event: Event, vcpu: Vcpu, number: int) -> None:
+        """At a vCPU's end all its timers are cancelled, in their order: so must be those that nothing else asks for."""
+        suspect = vcpu.timers[number].suspect
+        if suspect is not None and suspect.event is not event:
+            suspect = None
+        before = self.ending.pop(event[4], None)
+        if before is not None and before.vcpu is not vcpu and before.suspect is not None:
+            following = before.timer + 1
+            if following < len(vcpu.timers):
+                before.vcpu.break_(before.suspect, f"another vCPU's cancellation before timer {following}'s")
+        if number == 0 or (before is not None and before.vcpu is vcpu and before.timer + 1 == number):
+            self.ending[event[4]] = Ending(vcpu, number, suspect)
+        elif suspect is not None:
+            vcpu.break_(suspect, f"timer {number - 1} is not cancelled before it")
+            vcpu.timers[number].broken(suspect)
 
 
 def _uncancelled(step: Step, event: Event) -> None:

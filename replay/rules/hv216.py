@@ -2,7 +2,7 @@
 
 ## What it finds
 An exit for an MSR access that shows no kvm_msr before the next entry, or two of them, and an access to a
-synthetic MSR while the vCPU runs in the guest.
+synthetic MSR while the vCPU runs in the guest, or when the next interrupt was put into the guest already.
 
 ## Why it matters
 An instruction that was skipped without being carried out, or was carried out twice.
@@ -38,6 +38,10 @@ def check(accesses: Accesses) -> Verdict | None:
         return Diverges("kvm_msr", "none", "an exit for an MSR access without the access")
     if accesses.seen == "second":
         return Diverges("one kvm_msr", "a second", "an exit for an MSR access with two of them")
+    if accesses.seen == "late":
+        return Diverges(
+            "kvm_msr first", "an injection before it", "the exit's access comes after its injections"
+        )
     return Diverges("kvm_exit before it", "none", "an access to a synthetic MSR while the guest runs")
 
 

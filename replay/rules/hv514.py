@@ -2,7 +2,7 @@
 
 ## What it finds
 A timer that expires although it is disabled, or although it has not fired, was not written and was not
-acknowledged since it was last looked at; or a periodic timer that expires before it was armed.
+acknowledged since it was last looked at; or a periodic timer that expires before it was armed (again).
 
 ## Why it matters
 The guest gets a timer interrupt it did not ask for, or the same one twice.
@@ -30,6 +30,10 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 __all__ = ["RULE"]
 
 
+#: What a periodic timer's next start follows.
+EXPIRATION = "kvm_hv_stimer_expiration"
+
+
 def check(expiration: Expiration) -> Verdict | None:
     """Only what is enabled and due expires."""
     if expiration.confirmed is not None:
@@ -42,6 +46,10 @@ def check(expiration: Expiration) -> Verdict | None:
     if timer.pending is False:
         text = f"timer {timer.number} has not fired, and nothing else asks for an expiration"
         return Diverges("no expiration without a cause", "an expiration", text)
+    again = timer.process
+    if again is not None and again.event[2] == EXPIRATION:
+        text = f"periodic timer {timer.number} has not been armed since its last expiration"
+        return Diverges("a start before the next expiration", "an expiration", text)
     if timer.periodic and timer.expiry == 0:
         text = f"periodic timer {timer.number} has not been armed yet"
         return Diverges("a start before the first expiration", "an expiration", text)

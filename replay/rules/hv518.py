@@ -12,8 +12,8 @@ The message lies in its slot and the guest is never told.
 > kvm_hv_synic_set_irq before the expiration.
 
 ## When it cannot tell
-Until CONFIG was seen. A periodic timer whose slot is busy also reports success without an interrupt, so of periodic
-timers only the wrong source is found.
+Until CONFIG was seen. A periodic timer whose slot is busy also reports success without an interrupt: of periodic timers
+only the wrong source is found, and an interrupt that the APIC took just before and that no source raised.
 
 ## Example
     kvm_hv_stimer_expiration: vcpu_id 0 timer 0 direct 0 send result 0
@@ -23,10 +23,13 @@ timers only the wrong source is found.
 from __future__ import annotations
 
 from hvtrace.replay.model.stimer import Expiration, sint_of
+from hvtrace.replay.model.synic import SINT0, masked, vector
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
+
+TAKES = ("kvm_apic_accept_irq", "kvm_apicv_accept_irq")
 
 
 def check(expiration: Expiration) -> Verdict | None:
@@ -36,15 +39,24 @@ def check(expiration: Expiration) -> Verdict | None:
         return None
     if timer.config is None or not expiration.vcpu.whole:
         return unknown(expiration.vcpu.why)
+    sint = sint_of(timer.config)
     if timer.periodic and (not expiration.raised or expiration.vcpu.visited):
         # A busy slot costs the tick; userspace may have raised another source.
-        return None
-    sint = sint_of(timer.config)
+        return _taken(expiration, sint)
     if any(raised == sint for raised, _ in expiration.raised):
         return HOLDS
     shown = ", ".join(f"sint {raised}" for raised, _ in expiration.raised) or "none"
     text = f"timer {timer.number} reports a message for SINT{sint} without its interrupt"
     return Diverges(f"kvm_hv_synic_set_irq of sint {sint}", shown, text)
+
+
+def _taken(expiration: Expiration, sint: int) -> Verdict | None:
+    """The APIC took the source's vector just before: then the slot was not busy."""
+    source, last = expiration.vcpu.registers.get(SINT0 + sint), expiration.vcpu.just_before()
+    if source is None or masked(source) or last is None or last[2] not in TAKES or last[5] != vector(source):
+        return None
+    text = f"the APIC took vector {vector(source)} for timer {expiration.timer.number}, and SINT{sint} was not raised"
+    return Diverges(f"kvm_hv_synic_set_irq of sint {sint}", "none", text)
 
 
 RULE = Rule(
