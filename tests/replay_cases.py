@@ -19,6 +19,7 @@ from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import parse_cpu
+from hvtrace.replay.model.halt_poll import Parameters
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for, profile_named
 from hvtrace.replay.rule import RESETS
@@ -42,6 +43,8 @@ USUAL: dict[str, dict[str, Any]] = {
     "kvm_msr": {"write": 0, "exception": 0},
     "kvm_cpuid": {"rax": 0, "rbx": 0, "rcx": 0, "rdx": 0, "found": True},
     "kvm_hv_synic_set_irq": {"ret": 1},
+    "kvm_halt_poll_ns": {"grow": 1},
+    "kvm_vcpu_wakeup": {"waited": 1, "valid": 1},
 }
 
 
@@ -63,6 +66,8 @@ class Case:
     ignore_msrs: bool | None = False
     #: Name of the clock of the stamps; None: its stamps are of no use.
     clock: str | None = None
+    #: Parameters of halt polling: cap, factor, start, divisor; none: not known.
+    halt_poll: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -102,6 +107,7 @@ def replay(case: Case) -> Outcome:
     offer = None if case.cpu is None else parse_cpu(case.cpu)
     bench = Bench(judge, profile, traced, offer, case.ignore_msrs)
     bench.stamps = Stamps.of(case.clock, "ns")
+    bench.halt_poll = Parameters(*case.halt_poll)
     engine = Engine(bench, losses)
     engine.run(event for event in events if event[2] in traced or event[2] == OTHER_MSR)
     engine.finish()

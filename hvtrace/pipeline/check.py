@@ -22,6 +22,7 @@ from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import Offer, parse_cpu
+from hvtrace.replay.model.halt_poll import Parameters
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
 from hvtrace.replay.rule import RESETS
@@ -48,6 +49,9 @@ HIDDEN = frozenset({"kvm_hv_stimer_callback"})
 
 #: How long it may take to switch all tracepoints on or off, on every CPU.
 GRADUAL_NS = 100_000_000
+
+#: A module parameter that is a number.
+_NUMBER = re.compile(r"[0-9]{1,10}")
 
 #: The -cpu option in a command line.
 _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
@@ -138,8 +142,10 @@ def prepare(
     judge.selected = bool(options.chosen or options.ignored)
     offer = _offer(options, manifest)
     bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
-    # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
+    bench.halt_poll = _halt_poll(manifest.host)
+    bench.apicv = _apicv(manifest.host)
     bench.stamps = Stamps.of(manifest.clock.get("name"), manifest.clock.get("unit"))
+    # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
     result = CheckResult(_source(store), profile.name, manifest.total)
     return Engine(bench, _losses(manifest, result.notes)), result
@@ -215,10 +221,32 @@ def _words(command: object) -> str:
 
 def _ignore_msrs(host: dict[str, Any]) -> bool | None:
     """The module parameter, where the metadata has it."""
+    return {"Y": True, "N": False, "1": True, "0": False}.get(str(_kvm(host).get("ignore_msrs")))
+
+
+def _apicv(host: dict[str, Any]) -> bool | None:
+    """False where the metadata has APICv (Intel) or AVIC (AMD) switched off."""
+    parameters = host.get("module_parameters")
+    for module, name in (("kvm_intel", "enable_apicv"), ("kvm_amd", "avic")):
+        found = parameters.get(module) if isinstance(parameters, dict) else None
+        if isinstance(found, dict) and str(found.get(name)) in ("N", "0"):
+            return False
+    return None
+
+
+def _halt_poll(host: dict[str, Any]) -> Parameters:
+    """The module parameters of halt polling, where the metadata has them."""
+    kvm = _kvm(host)
+    names = ("halt_poll_ns", "halt_poll_ns_grow", "halt_poll_ns_grow_start", "halt_poll_ns_shrink")
+    values = [str(kvm.get(name)) for name in names]
+    return Parameters(*(int(value) if _NUMBER.fullmatch(value) else None for value in values))
+
+
+def _kvm(host: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the module kvm, as the metadata has them."""
     parameters = host.get("module_parameters")
     kvm = parameters.get("kvm") if isinstance(parameters, dict) else None
-    value = kvm.get("ignore_msrs") if isinstance(kvm, dict) else None
-    return {"Y": True, "N": False, "1": True, "0": False}.get(str(value))
+    return kvm if isinstance(kvm, dict) else {}
 
 
 def _format(source: dict[str, Any]) -> str:
