@@ -44,8 +44,8 @@ class Coverage:
 class Judge:
     """Asks the rules of `rules` and keeps what they say.
 
-    `traced` are the tracepoints that were recorded; `profile` knows the kernel's bugs. `lossy` is set while events are known to be lost: every
-    verdict is then unknown.
+    `traced` are the tracepoints that were recorded; `profile` knows the kernel's bugs. `lossy` is set while events are
+    known to be lost: every verdict is then unknown.
     """
 
     def __init__(
