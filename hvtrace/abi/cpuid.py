@@ -1,7 +1,7 @@
-"""What a guest is offered: CPUID leaves, their bits, and the hv-* flags of QEMU that set them.
+"""What a guest is offered: CPUID leaves and their bits. The hv-* flags that set them are in `flags`.
 
-Source: TLFS, Feature and interface discovery; QEMU docs/system/i386/hyperv.rst and target/i386/kvm/kvm.c;
-kvm_get_hv_cpuid in arch/x86/kvm/hyperv.c; Documentation/virt/kvm/x86/cpuid.rst.
+Source: TLFS, Feature and interface discovery; kvm_get_hv_cpuid in arch/x86/kvm/hyperv.c;
+Documentation/virt/kvm/x86/cpuid.rst.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from hvtrace.abi.register import Gate
 
 __all__ = [
-    "ALWAYS",
     "BITS",
     "FEATURES",
-    "FLAGS",
     "INTERFACE",
     "INTERFACE_SIGNATURE",
     "KVM_FEATURES",
@@ -22,16 +20,12 @@ __all__ = [
     "LIMITS",
     "NESTED",
     "RECOMMENDATIONS",
-    "REPORTED",
-    "SPINLOCKS_NEVER",
     "SYNDBG",
     "VENDOR",
     "VERSION",
     "Bit",
-    "Flag",
     "Leaf",
     "bit_name",
-    "flag_by_name",
 ]
 
 VENDOR = 0x4000_0000
@@ -43,36 +37,103 @@ LIMITS = 0x4000_0005
 NESTED = 0x4000_000A
 SYNDBG = 0x4000_0082
 
+#: KVM's own feature leaf, named by its place where Hyper-V is offered as well.
+KVM_FEATURES = 0x4000_0101
+
 #: "Hv#1" in EAX of INTERFACE: on exactly this value KVM enables its Hyper-V code (kernels after 5.10).
 INTERFACE_SIGNATURE = 0x3123_7648
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A CPUID leaf of the hypervisor range."""
+    """A CPUID leaf of the hypervisor range. `registers` says what each register holds beside the bits of BITS."""
 
     number: int
     name: str
     doc: str
+    registers: tuple[tuple[str, str], ...] = ()
 
+
+def _vendor(name: str) -> tuple[tuple[str, str], ...]:
+    return (("eax", "highest leaf of the range"), ("ebx ecx edx", f"vendor, twelve characters: {name}"))
+
+
+_UNUSED = "all zero under KVM"
 
 LEAVES: tuple[Leaf, ...] = (
     Leaf(
-        VENDOR, "vendor and maximum leaf", 'EAX highest leaf, EBX ECX EDX vendor ("Microsoft Hv" by default)'
+        VENDOR,
+        "vendor and maximum leaf",
+        "Highest leaf and vendor: Hyper-V's where it is offered, else KVM's.",
+        (
+            ("eax", "highest leaf: 0x40000005, 0x4000000a with nested bits, 0x40000082 with hv-syndbg"),
+            ("ebx ecx edx", 'vendor: "Microsoft Hv", hv-vendor-id, "Linux KVM Hv" with hv-passthrough'),
+        ),
     ),
-    Leaf(INTERFACE, "interface", 'EAX 0x31237648 ("Hv#1") where Hyper-V is offered; KVM features where not'),
     Leaf(
-        VERSION, "system identity", "EAX build, EBX major and minor, ECX service pack, EDX branch and number"
+        INTERFACE,
+        "interface",
+        "Signature where Hyper-V is offered; where it is not, KVM's features (0x40000101).",
+        (("eax", '0x31237648 ("Hv#1")'),),
     ),
-    Leaf(FEATURES, "features and privileges", "EAX EBX partition privileges, EDX features"),
-    Leaf(RECOMMENDATIONS, "recommendations", "EAX hints to the guest, EBX spinlock retries"),
-    Leaf(LIMITS, "limits", "EAX virtual processors, EBX logical processors"),
-    Leaf(NESTED, "nested features", "EAX enlightened VMCS versions and nested enlightenments"),
-    Leaf(0x4000_0080, "debugger vendor", "EBX ECX EDX vendor of the synthetic debugger"),
-    Leaf(0x4000_0081, "debugger interface", 'EAX 0x31235356 ("VS#1")'),
-    Leaf(SYNDBG, "debugger capabilities", "EAX bit 1: kernel debugging allowed"),
-    Leaf(0x4000_0100, "KVM vendor", "KVM's own vendor leaf where Hyper-V occupies 0x40000000"),
-    Leaf(0x4000_0101, "KVM features", "KVM's own features where Hyper-V occupies 0x40000001"),
+    Leaf(
+        VERSION,
+        "system identity",
+        "Version of the hypervisor, 10.0.14393 by default.",
+        (
+            ("eax", "build"),
+            ("ebx", "major 31:16, minor 15:0"),
+            ("ecx", "service pack"),
+            ("edx", "branch 31:24, number 23:0"),
+        ),
+    ),
+    Leaf(
+        FEATURES,
+        "features and privileges",
+        "What the partition may use.",
+        (
+            ("eax", "partition privileges 31:0"),
+            ("ebx", "partition privileges 63:32"),
+            ("ecx", "power management; 0"),
+            ("edx", "features"),
+        ),
+    ),
+    Leaf(
+        RECOMMENDATIONS,
+        "recommendations",
+        "What the guest had better use.",
+        (
+            ("eax", "hints"),
+            ("ebx", "spinlock retries before hypercall 0x08; 0xffffffff: never"),
+            ("ecx", "0"),
+        ),
+    ),
+    Leaf(
+        LIMITS,
+        "limits",
+        "How many processors there may be.",
+        (("eax", "virtual processors; QEMU: 0xffffffff"), ("ebx", "logical processors; 64"), ("ecx", "0")),
+    ),
+    Leaf(0x4000_0006, "hardware features", f"What of the hardware is in use (TLFS); {_UNUSED}."),
+    Leaf(0x4000_0007, "processor management", f"For the root partition (TLFS); {_UNUSED}."),
+    Leaf(0x4000_0008, "shared virtual memory", f"Shared virtual memory (TLFS); {_UNUSED}."),
+    Leaf(0x4000_0009, "nested hypervisor features", f"Privileges of a nested hypervisor (TLFS); {_UNUSED}."),
+    Leaf(
+        NESTED,
+        "nested features",
+        "Enlightenments of a nested hypervisor.",
+        (("eax", "lowest EVMCS version 7:0, highest 15:8 (0x0101 with hv-evmcs), bits"),),
+    ),
+    Leaf(0x4000_0080, "debugger vendor", "Synthetic debugger (hv-syndbg).", _vendor('"Microsoft VS"')),
+    Leaf(0x4000_0081, "debugger interface", "Synthetic debugger.", (("eax", '0x31235356 ("VS#1")'),)),
+    Leaf(SYNDBG, "debugger capabilities", "Synthetic debugger."),
+    Leaf(0x4000_0100, "KVM vendor", "KVM's vendor leaf beside Hyper-V's.", _vendor('"KVMKVMKVM"')),
+    Leaf(
+        KVM_FEATURES,
+        "KVM features",
+        "KVM's own features, at 0x40000001 where Hyper-V is not offered.",
+        (("eax", "features"), ("edx", "hints")),
+    ),
 )
 
 
@@ -150,6 +211,27 @@ _RECOMMENDATIONS_EAX = {
     18: "NO_NONARCH_CORESHARING",
     21: "USE_MMIO_HYPERCALLS",
 }
+#: Leaves of the TLFS that KVM leaves zero.
+_HARDWARE_EAX = {
+    0: "APIC_OVERLAY_ASSIST",
+    1: "MSR_BITMAPS",
+    2: "PERFORMANCE_COUNTERS",
+    3: "SECOND_LEVEL_TRANSLATION",
+    4: "DMA_REMAPPING",
+    5: "INTERRUPT_REMAPPING",
+    6: "MEMORY_PATROL_SCRUBBER",
+    7: "DMA_PROTECTION",
+    8: "HPET_REQUESTED",
+    9: "SYNTIMERS_VOLATILE",
+}
+_NESTED_HYPERVISOR_EAX = {
+    2: "NESTED_SYNIC",
+    4: "NESTED_APIC_ACCESS",
+    5: "NESTED_HYPERCALL",
+    6: "NESTED_VP_INDEX",
+    12: "NESTED_REENLIGHTENMENT",
+}
+_NESTED_HYPERVISOR_EDX = {4: "NESTED_XMM_INPUT", 15: "NESTED_XMM_OUTPUT", 17: "NESTED_SINT_POLLING"}
 _NESTED_EAX = {17: "DIRECT_FLUSH", 18: "GUEST_MAPPING_FLUSH", 19: "MSR_BITMAP", 22: "ENLIGHTENED_TLB"}
 _KVM_EAX = {
     0: "CLOCKSOURCE",
@@ -172,14 +254,14 @@ _KVM_EAX = {
     24: "CLOCKSOURCE_STABLE_BIT",
 }
 
-#: KVM's own feature leaf, named by its place where Hyper-V is offered as well.
-KVM_FEATURES = 0x4000_0101
-
 BITS: tuple[Bit, ...] = (
     *_bits(FEATURES, "eax", _FEATURES_EAX),
     *_bits(FEATURES, "ebx", _FEATURES_EBX),
     *_bits(FEATURES, "edx", _FEATURES_EDX),
     *_bits(RECOMMENDATIONS, "eax", _RECOMMENDATIONS_EAX),
+    *_bits(0x4000_0006, "eax", _HARDWARE_EAX),
+    *_bits(0x4000_0009, "eax", _NESTED_HYPERVISOR_EAX),
+    *_bits(0x4000_0009, "edx", _NESTED_HYPERVISOR_EDX),
     *_bits(NESTED, "eax", _NESTED_EAX),
     *_bits(NESTED, "ebx", {0: "PERF_GLOBAL_CTRL"}),
     *_bits(SYNDBG, "eax", {1: "ALLOW_KERNEL_DEBUGGING"}),
@@ -188,148 +270,9 @@ BITS: tuple[Bit, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """A flag of QEMU's -cpu option.
-
-    `sets` are the CPUID bits it sets, `needs` the flags QEMU demands beside it, `gates` what KVM refuses
-    without
-    it where CPUID is enforced, in words. `hyperv` is false for a flag that does not by itself switch Hyper-V
-    on.
-    """
-
-    name: str
-    sets: tuple[Gate, ...]
-    doc: str
-    needs: tuple[str, ...] = ()
-    gates: str = ""
-    aliases: tuple[str, ...] = ()
-    hyperv: bool = True
-
-
-def _f(*bits: int, register: str = "eax") -> tuple[Gate, ...]:
-    return tuple(Gate(FEATURES, register, bit) for bit in bits)
-
-
-def _r(*bits: int) -> tuple[Gate, ...]:
-    return tuple(Gate(RECOMMENDATIONS, "eax", bit) for bit in bits)
-
-
-def _n(*bits: int) -> tuple[Gate, ...]:
-    return tuple(Gate(NESTED, "eax", bit) for bit in bits)
-
-
-def _version(name: str, place: str) -> Flag:
-    return Flag(f"hv-version-id-{name}", (), f"Value of 0x40000002.{place}.", hyperv=False)
-
-
-#: Set by any hv-* flag that switches Hyper-V on.
-ALWAYS: tuple[Gate, ...] = (*_f(5), *_f(3, register="edx"))
-
-#: What every kernel since 5.0 with an APIC of its own reports to be supported, in terms of the flags' bits.
-REPORTED: frozenset[Gate] = frozenset(
-    {
-        *_f(0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13),
-        *_f(8, 10, 19, register="edx"),
-        *_r(2, 5, 10, 11),
-    }
-)
-
-#: Number of spinlock retries that stands for never; any other switches Hyper-V on.
-SPINLOCKS_NEVER = 0xFFFF_FFFF
-
-FLAGS: tuple[Flag, ...] = (
-    Flag("hv-relaxed", _r(5), "Guest turns its watchdogs off."),
-    Flag("hv-vapic", _f(4), "APIC MSRs, VP assist page, PV EOI.", gates="MSR 0x40000070-73"),
-    Flag("hv-spinlocks", (), "Spin count in 0x40000004.EBX.", gates="hypercall 0x08"),
-    Flag("hv-vpindex", _f(6), "Index of the virtual processor.", gates="MSR 0x40000002"),
-    Flag("hv-runtime", _f(0), "Run time of the virtual processor.", gates="MSR 0x40000010"),
-    Flag("hv-crash", _f(10, register="edx"), "Crash reports.", gates="MSR 0x40000100-105"),
-    Flag("hv-time", _f(1, 9), "Reference counter and TSC page.", gates="MSR 0x40000020, 0x40000021"),
-    Flag(
-        "hv-synic",
-        (*_f(2), *_f(4, 5, register="ebx")),
-        "Synthetic interrupt controller.",
-        ("hv-vpindex",),
-        "MSR 0x40000080-84, 0x40000090-9f; hypercalls 0x5c, 0x5d",
-    ),
-    Flag("hv-stimer", _f(3), "Synthetic timers.", ("hv-synic", "hv-time"), "MSR 0x400000b0-b7"),
-    Flag(
-        "hv-stimer-direct",
-        _f(19, register="edx"),
-        "Timers that raise an interrupt instead of a message.",
-        ("hv-stimer",),
-        "direct-mode bit of STIMER config",
-    ),
-    Flag(
-        "hv-tlbflush", _r(2, 11), "Flush by hypercall.", ("hv-vpindex",), "hypercalls 0x02, 0x03, 0x13, 0x14"
-    ),
-    Flag("hv-tlbflush-ext", _f(14, register="edx"), "Ranges in the flush list.", ("hv-tlbflush",)),
-    Flag("hv-tlbflush-direct", _n(17), "L2 flushes answered by L0.", ("hv-vapic",)),
-    Flag(
-        "hv-ipi",
-        _r(10, 11),
-        "Interprocessor interrupts by hypercall.",
-        ("hv-vpindex",),
-        "hypercalls 0x0b, 0x15",
-    ),
-    Flag("hv-reset", _f(7), "Reset by MSR.", gates="MSR 0x40000003"),
-    Flag(
-        "hv-frequencies",
-        (*_f(11), *_f(8, register="edx")),
-        "TSC and APIC frequencies.",
-        gates="MSR 0x40000022, 0x40000023",
-    ),
-    Flag("hv-reenlightenment", _f(13), "Notice of a TSC change.", gates="MSR 0x40000106-108"),
-    Flag("hv-evmcs", _r(14), "Enlightened VMCS (Intel).", ("hv-vapic",)),
-    Flag("hv-emsr-bitmap", _n(19), "Enlightened MSR bitmap."),
-    Flag("hv-avic", _r(9), "Asks the guest not to use AutoEOI.", aliases=("hv-apicv",)),
-    Flag(
-        "hv-no-nonarch-coresharing",
-        _r(18),
-        "Cores are not shared behind the guest's back.",
-        aliases=("hv-no-noarch-coresharing",),
-    ),
-    Flag(
-        "hv-syndbg",
-        (*_f(11, register="edx"), Gate(SYNDBG, "eax", 1)),
-        "Synthetic debugger.",
-        ("hv-synic", "hv-relaxed"),
-        "MSR 0x400000f1-ff; hypercalls 0x69-6b",
-    ),
-    Flag(
-        "hv-xmm-input",
-        _f(4, register="edx"),
-        "Hypercall input in XMM registers.",
-        gates="XMM fast calls (#UD)",
-    ),
-    Flag("hv-passthrough", (), "Every bit KVM reports, syndbg apart."),
-    Flag("hv-enforce-cpuid", (), "Turns every gate on.", hyperv=False),
-    Flag("hv-vendor-id", (), "Vendor in 0x40000000.", hyperv=False),
-    _version("build", "EAX"),
-    _version("major", "EBX[31:16]"),
-    _version("minor", "EBX[15:0]"),
-    _version("spack", "ECX"),
-    _version("sbranch", "EDX[31:24]"),
-    _version("snumber", "EDX[23:0]"),
-    Flag("x-hv-max-vps", (), "Value of 0x40000005.EAX, set by old machine types.", hyperv=False),
-    Flag(
-        "x-hv-synic-kvm-only",
-        (),
-        "SynIC without messages and signals, set by old machine types.",
-        hyperv=False,
-    ),
-)
-
 _BIT_NAMES: dict[Gate, str] = {bit.gate: bit.name for bit in BITS}
-_FLAGS: dict[str, Flag] = {name: flag for flag in FLAGS for name in (flag.name, *flag.aliases)}
 
 
 def bit_name(gate: Gate) -> str | None:
     """Name of a CPUID bit; None where no row has it."""
     return _BIT_NAMES.get(gate)
-
-
-def flag_by_name(name: str) -> Flag | None:
-    """The flag of a name, spelled with - or _; None where there is no such flag."""
-    return _FLAGS.get(name.replace("_", "-"))

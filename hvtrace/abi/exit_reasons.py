@@ -6,7 +6,7 @@ do not name (they print as hexadecimal) have a name here as well, made from the 
 
 from __future__ import annotations
 
-__all__ = ["ISA_SVM", "ISA_VMX", "SVM", "USERSPACE", "VMX", "VMX_FLAGS"]
+__all__ = ["ISA_SVM", "ISA_VMX", "SVM", "UNPRINTED", "USERSPACE", "VMX", "VMX_FLAGS", "VMX_SILENT_FLAGS"]
 
 #: Values of kvm_exit's `isa`.
 ISA_VMX = 1
@@ -86,6 +86,11 @@ VMX: dict[int, str] = {
 #: Flags above the basic reason that are printed after the name.
 VMX_FLAGS: dict[int, str] = {
     0x80000000: "FAILED_VMENTRY",
+}
+
+#: Flags above the basic reason that KVM's tracepoints print as a number.
+VMX_SILENT_FLAGS: dict[int, str] = {
+    0x08000000: "SGX_ENCLAVE_MODE",
 }
 
 #: Exit code of SVM, as 32 bits.
@@ -268,4 +273,14 @@ USERSPACE: dict[int, str] = {
     41: "KVM_EXIT_ARM_SEA",
     42: "KVM_EXIT_ARM_LDST64B",
     43: "KVM_EXIT_SNP_REQ_CERTS",
+}
+
+#: Reasons that KVM's tracepoints print as hexadecimal numbers, in every kernel up to 7.1.
+UNPRINTED: dict[str, frozenset[int]] = {
+    "VMX": frozenset({6, 76}),
+    "SVM": frozenset(
+        {0x8C, 0x8E, *range(0x91, 0x94), *range(0x95, 0x98), *range(0x99, 0xA0)}
+        | {0x80000018, 0x8000001A, 0x8000FFFE, 0x8000FFFF, 0xF0000000}
+    ),
+    "userspace": frozenset(range(31, 44)),
 }

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from hvtrace.abi import cpuid, msr
-from hvtrace.abi.cpuid import FLAGS
+from hvtrace.abi.flags import FLAGS
 from hvtrace.abi.register import Gate
 from hvtrace.store import Store
 

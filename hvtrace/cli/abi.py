@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Table", "abi"]
+__all__ = ["Format", "Table", "abi"]
 
 
 class Table(StrEnum):
@@ -16,16 +16,26 @@ class Table(StrEnum):
     MSR = "msr"
     HYPERCALL = "hypercall"
     CPUID = "cpuid"
+    FLAG = "flag"
     STATUS = "status"
+    EXIT = "exit"
+
+
+class Format(StrEnum):
+    """Forms of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def abi(
-    table: Annotated[Table, typer.Argument(help="msr, hypercall, cpuid or status.")],
+    table: Annotated[Table, typer.Argument(help="msr, hypercall, cpuid, flag, status or exit.")],
     entry: Annotated[
         str | None, typer.Argument(metavar="[X]", help="A number or a name; all without it.")
     ] = None,
+    output_format: Annotated[Format, typer.Option("--output-format", help="text or json.")] = Format.TEXT,
 ) -> None:
-    """Look up an MSR, a hypercall, a CPUID leaf or hv-* flag, or a status.
+    """Look up an MSR, a hypercall, a CPUID leaf or bit, an hv-* flag, a status or an exit reason.
 
     Examples:
 
@@ -33,13 +43,20 @@ def abi(
 
       hvtrace abi hypercall HvCallPostMessage
 
-      hvtrace abi cpuid hv-stimer
+      hvtrace abi flag hv-stimer
     """
-    from hvtrace.errors import HvtraceError
-    from hvtrace.render.abi import lines_of
+    import json
 
-    found = lines_of(table.value, entry)
+    from hvtrace.errors import HvtraceError
+    from hvtrace.render.abi import entries, find, lines_of, listing
+
+    found = entries(table.value) if entry is None else find(table.value, entry)
     if not found:
         raise HvtraceError(f"no {table.value} {entry!r}; `hvtrace abi {table.value}` lists them")
-    for line in found:
+    if output_format is Format.JSON:
+        rows = [one.data for one in found]
+        typer.echo(json.dumps({"schema_version": 1, "table": table.value, "rows": rows}, indent=2))
+        return
+    lines = listing(table.value) if entry is None else [line for one in found for line in lines_of(one)]
+    for line in lines:
         typer.echo(line)

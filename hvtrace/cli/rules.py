@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-__all__ = ["rules"]
+__all__ = ["Format", "rules"]
+
+
+class Format(StrEnum):
+    """Forms of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def rules(
     code: Annotated[
         str | None, typer.Argument(metavar="[CODE]", help="A rule's code or name; all rules without it.")
     ] = None,
+    output_format: Annotated[Format, typer.Option("--output-format", help="text or json.")] = Format.TEXT,
 ) -> None:
     """Show the rule book, or one rule's page.
 
@@ -22,14 +31,19 @@ def rules(
 
       hvtrace rules HV509
     """
-    from hvtrace.errors import HvtraceError
-    from hvtrace.replay.rules import RULES, page_of, rule_by_code
+    import json
 
-    if code is None:
-        for rule in RULES:
-            typer.echo(f"{rule.code}  {rule.severity.value:<8} {rule.name}")
-        return
-    found = rule_by_code(code)
-    if found is None:
+    from hvtrace.errors import HvtraceError
+    from hvtrace.render.rules import as_object, line_of, page
+    from hvtrace.replay.rules import RULES, rule_by_code
+
+    found = None if code is None else rule_by_code(code)
+    if code is not None and found is None:
         raise HvtraceError(f"no rule {code!r}; `hvtrace rules` lists them")
-    typer.echo(page_of(found).strip())
+    chosen = RULES if found is None else (found,)
+    if output_format is Format.JSON:
+        rows = [as_object(rule) for rule in chosen]
+        typer.echo(json.dumps({"schema_version": 1, "rows": rows}, indent=2))
+        return
+    for line in (line_of(rule) for rule in chosen) if found is None else page(found):
+        typer.echo(line)

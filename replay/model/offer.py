@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hvtrace.abi.cpuid import (
-    ALWAYS,
     FEATURES,
-    FLAGS,
     INTERFACE,
     INTERFACE_SIGNATURE,
     LIMITS,
     RECOMMENDATIONS,
-    REPORTED,
-    SPINLOCKS_NEVER,
     VENDOR,
     VERSION,
-    flag_by_name,
 )
+from hvtrace.abi.flags import ALWAYS, FLAGS, REPORTED, SPINLOCKS_NEVER, flag_by_name
 from hvtrace.abi.register import Gate
 
 __all__ = ["Offer", "Promise", "parse_cpu", "promises", "unpromised"]

@@ -21,7 +21,8 @@ Where the leaf with the needed bit was not read and no -cpu flags are known.
 
 from __future__ import annotations
 
-from hvtrace.abi.cpuid import FEATURES, FLAGS, NESTED, RECOMMENDATIONS, Flag, flag_by_name
+from hvtrace.abi.cpuid import FEATURES, NESTED, RECOMMENDATIONS
+from hvtrace.abi.flags import FLAGS, Flag, flag_by_name
 from hvtrace.replay.model.cpuid import REGISTERS, Answer
 from hvtrace.replay.model.exposure import Exposure
 from hvtrace.replay.rule import Moment, Rule

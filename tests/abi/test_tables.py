@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from hvtrace.abi.cpuid import BITS, FLAGS, bit_name, flag_by_name
+from hvtrace.abi.cpuid import BITS, bit_name
+from hvtrace.abi.flags import FLAGS, flag_by_name
 from hvtrace.abi.hypercall import HYPERV_HYPERCALLS, KVM_HYPERCALLS, hypercall_name, kvm_hypercall_name
 from hvtrace.abi.msr import DISPATCHED, MSRS, by_index, by_name, is_synthetic, msr_name
 from hvtrace.abi.register import Access, Exit, Group, Kind, Msr, Reserved, Store
