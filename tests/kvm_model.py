@@ -280,6 +280,7 @@ class Kvm:
 
     def end_of_interrupt(self) -> None:
         vector = max(self.in_service, default=-1)
+        self.show("kvm_apic", rw=1, reg=0xB0)
         self.show("kvm_eoi", vector=vector)
         if vector < 0:
             return

@@ -60,6 +60,7 @@ SILENT = {
     "HV902": {"unknown"},
     "HV513": {"unknown"},
     "HV406": {"holds"},
+    "HV813": {"holds"},
 }
 
 

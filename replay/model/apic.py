@@ -1,0 +1,287 @@
+"""The local APIC as the trace shows it: what it took, what is in service, how interrupts end (arch/x86/kvm/lapic.c).
+
+TLFS, Virtual interrupt controller; Intel SDM 3, "Local APIC". Nothing here looks at registers that the guest can change
+without an exit (CR8, and all of them where APICv or AVIC serves the guest).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.msr_synic import SINTS
+from hvtrace.replay.model.synic import SINT0, masked
+from hvtrace.replay.model.synic import vector as vector_of
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.access import Access
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.obligation import Obligation
+    from hvtrace.replay.tape import Event
+
+__all__ = [
+    "BUSY", "CLASSES", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED", "MODE_INIT",
+    "MODE_LOWEST", "MODE_MASK", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed", "EndOfService", "Ipi",
+    "LazyEnd", "Pending", "Skipped", "Through", "automatic", "destinations",
+]  # fmt: skip
+
+#: Registers of the APIC page.
+ID_REGISTER, TPR_REGISTER, EOI_REGISTER = 0x20, 0x80, 0xB0
+ICR_LOW, ICR_HIGH = 0x300, 0x310
+
+#: Bits of the interrupt command register.
+MODE_MASK, LOGICAL, BUSY, ASSERT, LEVEL, SHORTHAND = 0x700, 0x800, 0x1000, 0x4000, 0x8000, 0xC0000
+MODE_FIXED, MODE_LOWEST, MODE_NMI, MODE_INIT, MODE_STARTUP = 0x000, 0x100, 0x400, 0x500, 0x600
+
+#: Delivery modes that reach every destination.
+TO_ALL = frozenset({MODE_FIXED, MODE_NMI, MODE_INIT, MODE_STARTUP})
+
+#: Priority classes a vector may have (its upper four bits).
+CLASSES = 16
+
+#: SINT bit 17: taking the interrupt ends it.
+AUTO_EOI = 1 << 17
+
+#: Key of an obligation that cannot be held against KVM: an end without a write may be the hardware's.
+UNASKED_UNSURE = -3
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An interrupt the APIC took and did not deliver yet: rank of its event; by the vCPU's own thread; level triggered;
+    as an inter-processor interrupt.
+    """
+
+    seq: int
+    own: bool
+    level: bool
+    ipi: bool
+
+
+@dataclass(slots=True)
+class Apic:
+    """One vCPU's APIC.
+
+    `service` are the vectors known to be in service, `perhaps` those that may be. Interrupts that were delivered before
+    anything was seen have priority classes below `unseen`.
+    """
+
+    pending: dict[int, Pending] = field(default_factory=dict)
+    service: set[int] = field(default_factory=set)
+    perhaps: set[int] = field(default_factory=set)
+    unseen: int = CLASSES
+    #: Rank of the delivery of each vector in service.
+    delivered: dict[int, int] = field(default_factory=dict)
+    #: The same of the vector that ended last (-1: not known).
+    delivered_seq: int = -1
+    #: The flag of the paravirtual EOI is registered.
+    lazy: bool | None = None
+    #: The MSR that registered it last.
+    lazy_by: int = 0
+    #: Vector that was ended by the flag; nothing was delivered since (-1: none).
+    ended_lazily: int = -1
+    #: Interrupts were injected in software, which APICv does not do.
+    software: bool = False
+    x2apic: bool | None = None
+    #: The command register, where it was last written through the synthetic MSR.
+    command: int | None = None
+    #: Accesses to APIC registers and interrupts sent in the exit whose kvm_exit has rank `unit`, with their marks.
+    acts: list[tuple[Event, list[bool]]] = field(default_factory=list)
+    unit: int = -1
+    #: The interrupt the vCPU is sending.
+    sent: Ipi | None = None
+    #: A write of the EOI register waits for its kvm_eoi; an end without such a write for its kvm_pv_eoi; a delivery
+    #: that armed the flag for its end; the priority last written through the synthetic MSR.
+    asked: Obligation | None = None
+    unasked: Obligation | None = None
+    chance: Obligation | None = None
+    priority: Obligation | None = None
+    #: An end by a write that the flag could have spared, until it is seen which register was written.
+    skipped: tuple[Event, list[bool]] | None = None
+    #: Ends by the flag that an older interrupt should have forbidden, by the vector of that interrupt.
+    suspects: dict[int, tuple[Event, list[bool]]] = field(default_factory=dict)
+    #: Something of this vCPU's interrupts was seen since the last loss.
+    seen: bool = False
+
+    def forget_silent(self) -> None:
+        """Userspace may have written the APIC's registers."""
+        self.pending.clear()
+        self.unknown()
+        self.unseen = CLASSES
+        self.perhaps.clear()
+        self.lazy = self.x2apic = self.command = None
+        self.suspects.clear()
+        self.software = False
+        self.asked = self.unasked = None
+
+    def unknown(self) -> None:
+        """What was in service may be over."""
+        self.perhaps |= self.service
+        self.service.clear()
+        self.delivered.clear()
+        self.ended_lazily = -1
+        self.chance = self.priority = None
+
+    def take(self, vector: int, pending: Pending) -> None:
+        """An interrupt was accepted."""
+        self.pending.setdefault(vector, pending)
+
+    def deliver(self, vector: int, seq: int, *, certain: bool) -> None:
+        """An interrupt of this APIC was delivered to the guest, and is in service until its end."""
+        if not certain:
+            self.perhaps.add(vector)
+            return
+        self.service.add(vector)
+        self.delivered[vector] = seq
+        # It would not have been delivered beside one of its class or of a higher one.
+        self.unseen = min(self.unseen, vector >> 4)
+
+    def end(self, vector: int) -> None:
+        """The interrupt of highest priority is over."""
+        self.service.discard(vector)
+        self.delivered.pop(vector, None)
+        self.perhaps = {other for other in self.perhaps if other < vector}
+        self.unseen = min(self.unseen, (vector >> 4) + 1 if vector >= 0 else 0)
+
+
+@dataclass(slots=True)
+class Apics:
+    """What the APICs of a VM have in common."""
+
+    #: APICv or AVIC serves the guest (None: not known).
+    accelerated: bool | None = None
+    #: APIC ids are the vCPUs' numbers: no guest wrote one.
+    renumbered: bool = False
+    #: L1 is a hypervisor: interrupts reach it by nested exits as well.
+    nested: bool = False
+    #: Blocks of eight vectors that a 8259 may have.
+    legacy: set[int] = field(default_factory=set)
+    #: Vectors whose handlers look at the flag; how many deliveries armed it in vain; the first of these.
+    lazy_vectors: set[int] = field(default_factory=set)
+    skipped: int = 0
+    first_skipped: tuple[Vcpu, Event, list[bool]] | None = None
+
+
+@dataclass(slots=True)
+class EndOfService:
+    """An interrupt ends (kvm_eoi): `highest` is the highest vector known to be in service (-1: none), `perhaps` whether
+    the one that ended may have been in service, `complete` whether all of its class or higher are known.
+
+    `judgeable` is false where the APIC may be served in hardware; `lazily` is the vector that the flag ended just
+    before this end by a write (-1: none).
+    """
+
+    vcpu: Vcpu
+    vector: int
+    highest: int
+    perhaps: bool
+    complete: bool
+    judgeable: bool
+    lazily: int
+
+
+@dataclass(slots=True)
+class LazyEnd:
+    """kvm_pv_eoi: the vector of the kvm_eoi before it (None: there was none in this exit), whether that is known,
+    whether the flag is registered (None: not known), and whether an MSR access was complete in this exit.
+    """
+
+    vcpu: Vcpu
+    vector: int
+    before: int | None
+    known: bool
+    lazy: bool | None
+    late: bool
+
+
+@dataclass(slots=True)
+class Skipped:
+    """An interrupt, delivered with nothing else pending, was ended by a write of EOI in the next exit: how many of them
+    in the VM, and whether this vector's handler, or any, is known to look at the flag.
+    """
+
+    vector: int
+    number: int
+    known: bool
+    ever: bool
+
+
+@dataclass(slots=True)
+class Armed:
+    """The flag ended `ended` although `waiting` had been pending since before its delivery."""
+
+    vcpu: Vcpu
+    waiting: int
+    ended: int
+
+
+@dataclass(slots=True)
+class Through:
+    """An access to an APIC register through a synthetic MSR, and the events of the APIC it led to.
+
+    `command` is what the command register must hold, `priority` what was written to TPR just before (None: not known).
+    """
+
+    access: Access
+    register: int
+    acts: list[Event]
+    command: int | None
+    priority: int | None
+
+
+@dataclass(slots=True)
+class Ipi:
+    """An interrupt was sent through the command register: who must have taken it (None: not known; `exact`: and nobody
+    else), and the events of those who took one with its mode and vector, with the vCPU's number.
+    """
+
+    vcpu: Vcpu
+    event: Event
+    cell: list[bool]
+    expected: set[int] | None
+    exact: bool
+    taken: list[tuple[Event, list[bool], int]] = field(default_factory=list)
+
+    @property
+    def command(self) -> int:
+        """Low half of the command register."""
+        return int(self.event[5])
+
+
+def destinations(vcpu: Vcpu, command: int, target: int) -> tuple[set[int] | None, bool]:
+    """The vCPUs that must take an interrupt sent by `vcpu`, and whether there can be no others (kvm_apic_match_dest).
+
+    Only vCPUs that were seen are named, by their numbers, which are their APIC ids as long as no guest writes these.
+    """
+    vm = vcpu.vm
+    if command & MODE_MASK not in TO_ALL or vm.apics.renumbered or vm.apics.nested:
+        return None, False
+    if command & MODE_MASK == MODE_INIT and not command & ASSERT:
+        return None, False
+    shorthand = (command & SHORTHAND) >> 18
+    if shorthand == 1:
+        return {vcpu.number}, True
+    if shorthand == 2:
+        return set(vm.vcpus), False
+    if shorthand == 3:
+        return set(vm.vcpus) - {vcpu.number}, False
+    if command & LOGICAL:
+        if vcpu.apic.x2apic is not True:
+            return None, False
+        cluster = target >> 16 << 4
+        named = {cluster + bit for bit in range(16) if target >> bit & 1}
+        found = {n for n in named if n in vm.vcpus and vm.vcpus[n].apic.x2apic}
+        return found, False
+    if target in (0xFF, 0xFFFF_FFFF) or target not in vm.vcpus:
+        return None, False
+    return {target}, True
+
+
+def automatic(vcpu: Vcpu, vector: int) -> bool | None:
+    """Whether an interrupt ends as it is taken: some unmasked source of its vector says so (kvm_get_apic_interrupt)."""
+    if vcpu.synic is False or vcpu.vm.exposure.hyperv is False:
+        return False
+    known = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
+    if any(s is not None and not masked(s) and s & AUTO_EOI and vector_of(s) == vector for s in known):
+        return True
+    return None if None in known else False

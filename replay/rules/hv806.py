@@ -1,0 +1,63 @@
+"""HV806 pv-eoi-unarmed
+
+## What it finds
+Interrupts that the guest ended by a write of EOI in the first exit after their delivery, although their delivery must
+have set the flag of the paravirtual EOI, which spares the guest this write.
+
+## Why it matters
+Each interrupt costs an exit more.
+
+## What the specification says
+> The hypervisor sets "No EOI required" where no interrupt of lower priority waits for this one's end, and the guest
+> then need not write EOI (TLFS, EOI assist). KVM sets it as it delivers an edge-triggered interrupt while no other
+> is pending (apic_sync_pv_eoi_to_guest).
+
+## When it cannot tell
+A guest may write EOI whatever the flag says. One interrupt is enough where the handler of its vector used the flag
+before; otherwise six of them in a VM in which the flag was never used, all sent by vCPUs. Where APICv or AVIC may
+serve the guest there is no flag.
+
+## Example
+    kvm_apic_accept_irq: apicid 0 vec 107 (Fixed|edge)
+    kvm_inj_virq: IRQ 0x6b
+    kvm_entry: vcpu 0
+    kvm_exit: vcpu 0 reason msr
+    kvm_apic: apic_write APIC_EOI = 0x0
+    kvm_eoi: apicid 0 vector 107
+    expected kvm_pv_eoi of vector 107, observed a write of EOI
+"""
+
+from __future__ import annotations
+
+from hvtrace.replay.model.apic import Skipped
+from hvtrace.replay.rule import RESETS, Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
+
+__all__ = ["RULE"]
+
+
+#: A guest that looks at the flag would have used it once in so many deliveries.
+ENOUGH = 6
+
+
+def check(skipped: Skipped) -> Verdict | None:
+    """The flag is used where it was set."""
+    if skipped.known or (not skipped.ever and skipped.number >= ENOUGH):
+        used = "the handler of this vector uses it" if skipped.known else "the VM never used it"
+        return Diverges(
+            f"kvm_pv_eoi of vector {skipped.vector}", "a write of EOI", f"the flag was not set; {used}"
+        )
+    return HOLDS if skipped.ever else unknown(Reason.STATE_UNSEEN)
+
+
+RULE = Rule(
+    "HV806",
+    "pv-eoi-unarmed",
+    (Moment.SKIPPED,),
+    (
+        "kvm_pv_eoi", "kvm_eoi", "kvm_apic", "kvm_msr", "kvm_inj_virq", "kvm_apic_accept_irq", "kvm_apic_ipi",
+        "kvm_entry", "kvm_exit", RESETS,
+    ),
+    check,
+    theme="paravirtual EOI",
+)  # fmt: skip
