@@ -44,7 +44,7 @@ class DebuggerEvents(Part):
         return {SET_MSR: self._any_set, GET_MSR: ignore}
 
     def accessed(self, access: Access, *, diverged: bool) -> None:
-        if access.index == CRASH_CTL and not access.write and not access.refused:
+        if access.index == CRASH_CTL and not access.write and not access.refused and not diverged:
             access.vcpu.vm.registers[CRASH_CTL] = access.value
 
     # The debugger

@@ -1,7 +1,8 @@
 """HV903 crash-control-changed
 
 ## What it finds
-A read of CRASH_CTL that differs from an earlier one although userspace had no occasion to change it.
+A read of CRASH_CTL that differs from an earlier one although userspace had no occasion to change it, or that does not
+show bit 63 although QEMU runs the VM: it sets the bit at creation and at every reset.
 
 ## Why it matters
 CRASH_CTL tells the guest what it may report: a guest that finds bit 63 gone reports its crashes no longer.
@@ -11,7 +12,8 @@ CRASH_CTL tells the guest what it may report: a guest that finds bit 63 gone rep
 > enlightenment; kvm_hv_msr_set_crash_ctl).
 
 ## When it cannot tell
-Until it was read once in the recording, and again after userspace may have set it (creation, reset, crash).
+Where the VM's -cpu option is not known: until it was read once in the recording, and again after userspace may have set
+it (creation, reset, crash).
 
 ## Example
     kvm_msr: msr_read 40000105 = 0x8000000000000000
@@ -30,6 +32,9 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
+#: Userspace takes crash reports.
+NOTIFY = 1 << 63
+
 
 def concerns(row: Msr | None, write: bool) -> bool:
     """The accesses the rule is asked about."""
@@ -40,10 +45,13 @@ def check(access: Access) -> Verdict | None:
     """The guest's writes leave nothing behind."""
     if access.index != CRASH_CTL or access.write or access.late or access.refused:
         return None
-    held = access.vcpu.vm.registers.get(CRASH_CTL)
-    if held is None or access.value & ~(1 << 63):
+    if access.value & ~NOTIFY:
         # Bits that cannot be are another rule's.
-        return unknown(access.why) if held is None else None
+        return None
+    vcpu = access.vcpu
+    held = vcpu.vm.registers.get(CRASH_CTL) if vcpu.bench.offer is None else NOTIFY
+    if held is None:
+        return unknown(access.why)
     if access.value == held:
         return HOLDS
     text = f"CRASH_CTL reads 0x{access.value:x} and userspace set 0x{held:x}"
