@@ -153,10 +153,10 @@ def outcome(result: CheckResult) -> str:
     """The last line: what was found, and how much of the tape was judged."""
     judged, total = result.interface
     all_judged, replayed = sum(result.judged.values()), result.replayed
-    share = f"{judged} of {total} interface events judged"
+    share = f"judged {judged} of {total} interface events"
     if total:
         share += f" ({_share(judged, total)})"
-    share += f", {_share(all_judged, replayed)} of the tape"
+    share += f", tape {_share(all_judged, replayed)}"
     if result.verdict == "unjudged":
-        return f"NOTHING WAS JUDGED: {share}. This says nothing about the hypervisor."
+        return f"NOTHING WAS JUDGED: this says nothing about the hypervisor; {share}"
     return f"{tally(result)}; {share}"

@@ -35,7 +35,7 @@ def test_a_divergence_says_what_where_and_why() -> None:
         "        period: the first is now + count, the following are whole multiples of",
         "        the count later, and always ahead of now. (hvtrace rules HV509)",
         "",
-        "1 divergence; 49 of 50 interface events judged (98.0 %), 49.0 % of the tape",
+        "1 divergence; judged 49 of 50 interface events (98.0 %), tape 49.0 %",
     ]
 
 
@@ -83,10 +83,12 @@ def test_the_last_line_counts_warnings_apart_and_is_loud_where_nothing_was_judge
     assert outcome(outcome_of(divergence(), warning)).startswith("1 divergence, 1 warning; ")
     nothing = outcome_of(HV509=coverage(0, 0, not_traced=3))
     nothing.judged = dict.fromkeys(nothing.totals, 0)
-    assert outcome(nothing).startswith("NOTHING WAS JUDGED: 0 of 50 interface events judged (0.0 %)")
+    assert outcome(nothing).startswith(
+        "NOTHING WAS JUDGED: this says nothing about the hypervisor; judged 0 of 50 interface events (0.0 %)"
+    )
     almost = outcome_of()
     almost.totals, almost.judged = {"kvm_msr": 100_000}, {"kvm_msr": 99_999}
-    assert "99999 of 100000 interface events judged (99.9 %)" in outcome(almost)
+    assert "judged 99999 of 100000 interface events (99.9 %)" in outcome(almost)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from builders.store import tiny_store
 from recordings import get
 
 from hvtrace.cli.main import main
@@ -64,11 +65,20 @@ def test_an_unmodified_kvm_gives_0_and_strict_counts_what_is_unknown(
     assert run(capsys, "replay", recording, "--check", "--strict")[0] == 1
 
 
-def test_a_check_that_judges_nothing_says_so_and_gives_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """Here: only the rule of APIC EOI writes, of which there are none."""
-    code, out, _ = run(capsys, "replay", get("kut-hyperv_synic") / "trace.dat", "--check", "--select", "KP1")
+def silent(folder: Path) -> Path:
+    """A store in which nothing can be judged: a vCPU enters the guest."""
+    return tiny_store(folder / "silent.hvt", [(0, "kvm_entry", 0, 0, {"vcpu_id": 0, "rip": 5})]).path
+
+
+def test_a_check_that_judges_nothing_says_so_and_gives_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also where a baseline or --strict was given."""
+    code, out, _ = run(capsys, "replay", silent(tmp_path), "--check", "--strict")
     assert code == 2
-    assert out.splitlines()[-1].startswith("NOTHING WAS JUDGED: 0 of ")
+    assert out.splitlines()[-1].startswith(
+        "NOTHING WAS JUDGED: this says nothing about the hypervisor; judged 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,13 +90,15 @@ def test_a_check_that_judges_nothing_says_so_and_gives_2(capsys: pytest.CaptureF
         ("github", "::error title=HV208 hypercall-page-left-enabled::"),
     ],
 )
-def test_every_form_is_alone_on_stdout(capsys: pytest.CaptureFixture[str], form: str, begin: str) -> None:
+def test_every_form_is_alone_on_stdout(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, form: str, begin: str
+) -> None:
     """With the exit code of the verdict."""
     recording = get("035-os-id-zero") / "trace.dat"
     code, out, err = run(capsys, "replay", recording, "--check", "--output-format", form)
     assert (code, err) == (1, "")
     assert out.startswith(begin)
-    code, out, err = run(capsys, "replay", recording, "--check", "--output-format", form, "--select", "KP1")
+    code, out, err = run(capsys, "replay", silent(tmp_path), "--check", "--output-format", form)
     assert (code, err) == (2, "hvtrace: nothing could be judged\n")
 
 
