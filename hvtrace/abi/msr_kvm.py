@@ -15,7 +15,7 @@ def _feature(bit: int) -> Gate:
     return Gate(_LEAF, "eax", bit)
 
 
-def _clock(index: int, name: str, feature: int, doc: str) -> Msr:
+def _clock(index: int, name: str, feature: int, doc: str, storage: int | None = None) -> Msr:
     return Msr(
         index,
         name,
@@ -30,10 +30,11 @@ def _clock(index: int, name: str, feature: int, doc: str) -> Msr:
             MsrField("address", 1, 63, doc="guest physical address of the pvclock page"),
         ),
         group=Group.KVM,
+        storage=storage,
     )
 
 
-def _wall(index: int, name: str, feature: int) -> Msr:
+def _wall(index: int, name: str, feature: int, storage: int | None = None) -> Msr:
     return Msr(
         index,
         name,
@@ -45,13 +46,18 @@ def _wall(index: int, name: str, feature: int) -> Msr:
         _SPEC,
         fields=(MsrField("address", 0, 63),),
         group=Group.KVM,
+        storage=storage,
     )
 
 
 KVM_MSRS: tuple[Msr, ...] = (
-    _wall(0x11, "MSR_KVM_WALL_CLOCK", 0),
+    _wall(0x11, "MSR_KVM_WALL_CLOCK", 0, 0x4B56_4D00),
     _clock(
-        0x12, "MSR_KVM_SYSTEM_TIME", 0, "pvclock page, old index: forbids the master clock on the boot vCPU."
+        0x12,
+        "MSR_KVM_SYSTEM_TIME",
+        0,
+        "pvclock page, old index: forbids the master clock on the boot vCPU.",
+        0x4B56_4D01,
     ),
     _wall(0x4B56_4D00, "MSR_KVM_WALL_CLOCK_NEW", 3),
     _clock(0x4B56_4D01, "MSR_KVM_SYSTEM_TIME_NEW", 3, "pvclock page of this vCPU."),

@@ -148,8 +148,8 @@ class Msr:
     answers
     for the index, false where it falls through to the unknown-MSR path, which the module parameter
     ignore_msrs
-    silences. `since` is the first kernel that has it. `spec` names the clause, `doc` says what the register
-    does.
+    silences. `since` is the first kernel that has it. `storage` is the index of the register whose storage this one
+    shares (None: its own). `spec` names the clause, `doc` says what the register does.
     """
 
     index: int
@@ -169,6 +169,12 @@ class Msr:
     exit_when: str = ""
     dispatched: bool = True
     since: tuple[int, int] | None = None
+    storage: int | None = None
+
+    @property
+    def home(self) -> int:
+        """Index under which the register's value is kept: two registers may share one storage."""
+        return self.index if self.storage is None else self.storage
 
     @property
     def fault_mask(self) -> int:

@@ -188,10 +188,10 @@ def _kvm_value(vcpu: Vcpu, row: Msr, value: int) -> list[Fault]:
     apic = row.index == ASYNC_PF_INT or (row.index == ASYNC_PF_EN and value and interrupts is not False)
     if apic and vcpu.vm.has_apic is not True:
         found.append(Fault(None, "apic", "the APIC may be in userspace", vcpu.why))
-    if row.index == STEAL_TIME and vcpu.bench.profile.fact("sched_info") is not True:
-        if vcpu.vm.paravirt.accounted is not True:
-            why = "the host may keep no scheduler statistics"
-            found.append(Fault(None, "statistics", why, Reason.PARAMETER_UNKNOWN))
+    accounted = vcpu.vm.paravirt.accounted or vcpu.bench.profile.fact("sched_info")
+    if row.index == STEAL_TIME and not accounted:
+        why = "the host may keep no scheduler statistics"
+        found.append(Fault(None, "statistics", why, Reason.PARAMETER_UNKNOWN))
     if row.index in (ASYNC_PF_EN, PV_EOI_EN) and value & 1 and not vcpu.vm.paravirt.is_memory(value & ~0x3F):
         found.append(Fault(None, "memory", "the area may be outside the guest's memory", vcpu.why))
     return found

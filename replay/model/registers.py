@@ -10,7 +10,6 @@ from hvtrace.replay.model.access import (
     ASSIST_PAGE,
     GUEST_OS_ID,
     HYPERCALL,
-    PLAIN_KVM,
     PV_EOI_EN,
     Access,
     legalise,
@@ -26,8 +25,6 @@ STIMER0 = 0x4000_00B0
 
 def holds(row: Msr) -> bool:
     """Whether a read returns what was stored, and nothing but accesses and userspace changes that."""
-    if row.group is Group.KVM:
-        return row.index in PLAIN_KVM
     return row.kind in (Kind.STORED, Kind.CONSTANT)
 
 
@@ -40,7 +37,7 @@ def known_value(vcpu: Vcpu, row: Msr) -> int | None:
     if row.group is Group.STIMER:
         timer = vcpu.timers[(row.index - STIMER0) >> 1]
         return timer.count if row.index & 1 else timer.value
-    return (vcpu.vm if row.scope is Scope.VM else vcpu).registers.get(row.index)
+    return (vcpu.vm if row.scope is Scope.VM else vcpu).registers.get(row.home)
 
 
 def settle(access: Access) -> None:
@@ -52,29 +49,29 @@ def settle(access: Access) -> None:
         return
     if row.group is Group.STIMER:
         return
-    vm = vcpu.vm
+    vm, home = vcpu.vm, row.home
     if not access.write:
         if access.raced:
             # Old or new: it cannot be told which of two values the register holds now.
-            vm.registers.pop(row.index, None)
-            vm.origin.pop(row.index, None)
+            vm.registers.pop(home, None)
+            vm.origin.pop(home, None)
         elif holds(row) and row.reads is None:
-            (vm if row.scope is Scope.VM else vcpu).registers[row.index] = access.value
-            vm.origin.pop(row.index, None)
+            (vm if row.scope is Scope.VM else vcpu).registers[home] = access.value
+            vm.origin.pop(home, None)
         return
     if not holds(row) or not row.access.writes:
         return
     value = legalise(row, access.value)
     if row.scope is Scope.VM:
-        last = vm.writes.get(row.index)
+        last = vm.writes.get(home)
         if last is not None and last[2] != vcpu.number and last[0] > vcpu.exit_seq:
             # Two vCPUs wrote it at the same time: their events need not be in the order of their effects.
-            for index in (row.index, HYPERCALL) if row.index == GUEST_OS_ID else (row.index,):
+            for index in (home, HYPERCALL) if row.index == GUEST_OS_ID else (home,):
                 vm.registers.pop(index, None)
                 vm.origin.pop(index, None)
-            vm.writes[row.index] = (access.event[0], None, vcpu.number)
+            vm.writes[home] = (access.event[0], None, vcpu.number)
             return
-        vm.writes[row.index] = (access.event[0], vm.registers.get(row.index), vcpu.number)
+        vm.writes[home] = (access.event[0], vm.registers.get(home), vcpu.number)
     if row.index == GUEST_OS_ID:
         _identify(vcpu, access)
     elif row.index == HYPERCALL:
@@ -86,8 +83,8 @@ def settle(access: Access) -> None:
     if row.group is Group.SYNIC:
         vcpu.former[row.index] = vcpu.registers.get(row.index)
         vcpu.sources_changed()
-    (vm if row.scope is Scope.VM else vcpu).registers[row.index] = value
-    vm.origin.pop(row.index, None)
+    (vm if row.scope is Scope.VM else vcpu).registers[home] = value
+    vm.origin.pop(home, None)
 
 
 def _identify(vcpu: Vcpu, access: Access) -> None:

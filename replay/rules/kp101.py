@@ -2,7 +2,8 @@
 
 ## What it finds
 An access to one of KVM's own MSRs that raised #GP without a reason, or did not where reserved bits were
-set.
+set, where the kernel has no such register, or where PV CPUID is enforced and the feature's bit is clear.
+MIGRATION_CONTROL, which userspace serves without kvm_msr, counts as a register the kernel has not.
 
 ## Why it matters
 A Linux guest takes the feature for broken, or a wrong address for accepted.
@@ -12,8 +13,9 @@ A Linux guest takes the feature for broken, or a wrong address for accepted.
 > registers work whatever CPUID says.
 
 ## When it cannot tell
-Where PV CPUID enforcement is not known, and where a write depends on guest memory, the APIC or the host's
-scheduler statistics.
+Where PV CPUID enforcement or the feature's bit is not known, and where a write depends on an address that KVM
+was not seen to reach, on an APIC that may be in userspace, on the host's scheduler statistics (before 5.14)
+or on the kernel's version.
 
 ## Example
     kvm_msr: msr_write 4b564d05 = 0x2

@@ -1,8 +1,9 @@
 """KP102 kvm-msr-read-back
 
 ## What it finds
-A read of a stored KVM MSR that returns something else than what was written, or of ASYNC_PF_ACK that is
-not 0.
+A read of a stored KVM MSR that returns something else than what was written, be it to the register itself or
+to the one it shares its storage with (the two clock MSRs and the two wall clock MSRs); one of ASYNC_PF_ACK
+that is not 0.
 
 ## Why it matters
 The guest's page is not where it believes it to be.
@@ -11,7 +12,8 @@ The guest's page is not where it believes it to be.
 > These registers return the last value written (KVM, msr.rst).
 
 ## When it cannot tell
-Until the register was seen, and for registers that a reset of the vCPU clears without a trace.
+Until the register was seen, and again after INIT, a reset, a loss, or a write that failed for want of memory.
+PV_EOI_EN also after a write of the VP assist page, which shares its storage.
 
 ## Example
     kvm_msr: msr_write 4b564d05 = 0x0
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from hvtrace.abi.register import Group, Msr
 from hvtrace.replay.model.access import Access
+from hvtrace.replay.model.paravirt import INIT_CLEARS
 from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
@@ -40,6 +43,9 @@ def check(access: Access) -> Verdict | None:
         return None
     if access.before is None:
         return unknown(access.why)
+    cleared = access.row is not None and access.row.home in INIT_CLEARS
+    if cleared and "kvm_apic_accept_irq" not in access.vcpu.bench.traced:
+        return unknown(Reason.NOT_TRACED)
     if access.value == access.before:
         return HOLDS
     if access.raced:
