@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from hvtrace.replay.fold import MSR_EXITS
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.access import Accesses
 from hvtrace.replay.model.clock import RUNTIME
@@ -33,7 +34,7 @@ from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
 from hvtrace.replay.parts.writes import WriteEvents
 from hvtrace.replay.rule import Moment
-from hvtrace.replay.tape import NO_PLACE, OTHER_MSR
+from hvtrace.replay.tape import NO_PLACE, OTHER_MSR, RESET_VECTOR
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -62,13 +63,6 @@ PARTS: tuple[type[Part], ...] = (
     PvClockEvents,
     KvmHypercallEvents,
 )
-
-#: Where a vCPU starts after creation and after a reset.
-RESET_VECTOR = 0xFFF0
-
-#: kvm_exit reasons of an MSR access, by instruction set (1 VMX: RDMSR, WRMSR and their immediate forms; 2
-#: SVM).
-MSR_EXITS = frozenset({(1, 31), (1, 32), (1, 84), (1, 85), (2, 0x7C)})
 
 #: VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the guest's hypervisor, without kvm_msr.
 NESTED_ENTRIES = frozenset({(1, 20), (1, 24)})

@@ -13,15 +13,17 @@ and
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.abi.msr import KVM_RANGE, SYNTHETIC_RANGE
+from hvtrace.replay.fold import ENTRY, MSR, OTHER, Rows, fold, kind_of_exits, kind_of_returns
 
 __all__ = [
     "FIELDS",
@@ -120,6 +122,13 @@ NO_PLACE = -1
 #: Name under which an access to another than a synthetic MSR stands on the tape: only that there was one matters.
 OTHER_MSR = "kvm_msr of another register"
 
+#: Name of a mark that stands for entries of a vCPU which were left out, and where a vCPU starts.
+FOLDED = "entries left out"
+RESET_VECTOR = 0xFFF0
+
+#: Tracepoints that must follow a return to userspace where a guest uses what they show.
+ASKING = ("kvm_pv_tlb_flush", "kvm_nested_vmenter")
+
 #: Rows of one table held at a time.
 BATCH = 1 << 14
 
@@ -162,78 +171,146 @@ def _shown(name: str, value: object) -> str:
     return f"0x{value:x}" if name in _HEXADECIMAL and isinstance(value, int) else str(value)
 
 
-def events(tables: Mapping[str, Table], counts: dict[str, int] | None = None) -> Iterator[list[Event]]:
+def events(
+    tables: Mapping[str, Table], counts: dict[str, int] | None = None, *, folding: bool = False
+) -> Iterator[list[Event]]:
     """Yield the tape of a store in lists of events, in the order of `seq`.
 
-    `counts` is filled with the number of events of each tracepoint that were put on the tape.
+    `counts` is filled with the number of events of each tracepoint that were put on the tape. With `folding`,
+    exits in which nothing happens that the model looks at are replaced by marks: events named FOLDED whose one
+    field says how many entries they stand for.
     """
     readers = [_Reader(name, tables[name], counts) for name in TAPE if name in tables]
+    # Where a return to userspace asks for something, it is not dull.
+    inner = not any(name in tables and tables[name].rows for name in ASKING)
     while live := [reader for reader in readers if reader.fill()]:
         # Every table that has more rows is known up to its last buffered one: up to there the order is
         # certain.
-        until = min((r.buffer[-1][0] for r in live if r.more), default=None)
-        window: list[Event] = []
-        for reader in live:
-            window += reader.take(until)
+        until = min((r.last for r in live if r.more), default=None)
+        pieces = [(reader.name, piece) for reader in live if (piece := reader.take(until)).num_rows]
+        marks: list[Event] = []
+        if folding:
+            pieces, marks = _folded(pieces, inner=inner)
+        window = marks
+        for name, piece in pieces:
+            window += _events(name, piece)
         # Runs in order already: timsort merges them.
-        window.sort(key=_seq)
+        window.sort(key=itemgetter(0))
         yield window
 
 
-def _seq(event: Event) -> Any:
-    return event[0]
-
-
 class _Reader:
-    """One table, batch by batch, as events."""
+    """One table, batch by batch."""
 
     def __init__(self, name: str, table: Table, counts: dict[str, int] | None) -> None:
         self.name = name
         self.batches = table.read([*_COMMON, *TAPE[name]], BATCH)
-        self.buffer: list[Event] = []
+        self.batch: pa.RecordBatch | None = None
+        self.seq = np.empty(0, dtype=np.int64)
         self.more = True
         self.counts = counts
 
+    @property
+    def last(self) -> int:
+        """Rank of the last row that is held."""
+        return int(self.seq[-1])
+
     def fill(self) -> bool:
-        """Hold at least one event; False where the table is at its end."""
-        while not self.buffer and self.more:
+        """Hold at least one row; False where the table is at its end."""
+        while not len(self.seq) and self.more:
             batch = next(self.batches, None)
             if batch is None:
                 self.more = False
-            else:
-                self.buffer = _rows(self.name, batch)
-                if self.counts is not None:
-                    told = sum(event[2] == self.name for event in self.buffer)
-                    self.counts[self.name] = self.counts.get(self.name, 0) + told
-        return bool(self.buffer)
+                continue
+            self.batch = _complete(self.name, _wanted(self.name, batch))
+            self.seq = _numbers(self.batch, "seq", 0)
+            if self.counts is not None:
+                told = len(self.seq)
+                if self.name == "kvm_msr":
+                    told = int(np.count_nonzero(_told(_numbers(self.batch, "ecx", 0))))
+                self.counts[self.name] = self.counts.get(self.name, 0) + told
+        return bool(len(self.seq))
 
-    def take(self, until: int | None) -> list[Event]:
-        """Hand over the events up to and with that rank; None: all."""
-        cut = len(self.buffer) if until is None else bisect_right(self.buffer, until, key=_seq)
-        taken, self.buffer = self.buffer[:cut], self.buffer[cut:]
+    def take(self, until: int | None) -> pa.RecordBatch:
+        """Hand over the rows up to and with that rank; None: all."""
+        assert self.batch is not None
+        cut = len(self.seq) if until is None else int(np.searchsorted(self.seq, until, side="right"))
+        taken, self.batch, self.seq = self.batch.slice(0, cut), self.batch.slice(cut), self.seq[cut:]
         return taken
 
 
-def _rows(name: str, batch: pa.RecordBatch) -> list[Event]:
-    """The wanted rows of a batch as events."""
-    batch = _complete(name, _wanted(name, batch))
-    column = {field: batch.column(batch.schema.get_field_index(field)) for field in batch.schema.names}
-    vm, vcpu = column["vm"], column["vcpu"]
+def _folded(
+    pieces: list[tuple[str, pa.RecordBatch]], *, inner: bool
+) -> tuple[list[tuple[str, pa.RecordBatch]], list[Event]]:
+    """The rows of a window that are to be replayed, and the marks that stand for the others."""
+    seq = np.concatenate([_numbers(piece, "seq", 0) for _, piece in pieces])
+    order = np.argsort(seq, kind="stable")
+    place = np.concatenate([_places(piece) for _, piece in pieces])
+    kind = np.concatenate([_kinds(name, piece, inner=inner) for name, piece in pieces])
+    keep = np.ones(len(seq), dtype=np.bool_)
+    keep[order], at, entries = fold(place[order], kind[order])
+    if not len(at):
+        return pieces, []
+    stamp = np.concatenate([_numbers(piece, "ts_ns", 0) for _, piece in pieces])
+    tid = np.concatenate([_numbers(piece, "tid", -1) for _, piece in pieces])
+    at = order[at]
+    columns = (seq[at].tolist(), stamp[at].tolist(), repeat(FOLDED), place[at].tolist(), tid[at].tolist())
+    marks = list(zip(*columns, entries.tolist(), strict=False))
+    kept = []
+    begin = 0
+    for name, piece in pieces:
+        wanted = keep[begin : begin + piece.num_rows]
+        begin += piece.num_rows
+        kept.append((name, piece if wanted.all() else piece.filter(pa.array(wanted))))
+    return kept, marks
+
+
+def _kinds(name: str, piece: pa.RecordBatch, *, inner: bool) -> Rows:
+    """What each row is to folding."""
+    if name == "kvm_entry":
+        return np.where(_numbers(piece, "rip", 0) == RESET_VECTOR, OTHER, ENTRY)
+    if name == "kvm_exit":
+        return kind_of_exits(_numbers(piece, "exit_reason", -1), _numbers(piece, "isa", -1))
+    if name == "kvm_userspace_exit" and inner:
+        return kind_of_returns(_numbers(piece, "reason", -1), _numbers(piece, "errno", 0))
+    if name == "kvm_msr":
+        return np.where(_told(_numbers(piece, "ecx", 0)), OTHER, MSR)
+    return np.full(piece.num_rows, OTHER, dtype=np.int64)
+
+
+def _numbers(batch: pa.RecordBatch, name: str, missing: int) -> Rows:
+    """A column as 64-bit numbers; u64 wraps."""
+    column = batch.column(batch.schema.get_field_index(name))
+    if not column.null_count:
+        return np.asarray(column).astype(np.int64)
+    numbers = np.asarray(column.fill_null(0)).astype(np.int64)
+    numbers[np.asarray(column.is_null())] = missing
+    return numbers
+
+
+def _places(batch: pa.RecordBatch) -> Rows:
+    """`place` of each row."""
+    vm, vcpu = (batch.column(batch.schema.get_field_index(name)) for name in ("vm", "vcpu"))
     vm_number = np.asarray(vm.cast(pa.int64()).fill_null(-1))
     vcpu_number = np.asarray(vcpu.cast(pa.int64()).fill_null(-1))
-    place = np.where(
+    return np.where(
         vcpu_number < 0, NO_PLACE, np.where(vm_number < 0, -2 - vcpu_number, vm_number << 16 | vcpu_number)
     )
+
+
+def _events(name: str, batch: pa.RecordBatch) -> list[Event]:
+    """The rows of a batch as events."""
+    column = {field: batch.column(batch.schema.get_field_index(field)) for field in batch.schema.names}
     names: Iterable[str] = repeat(name)
     if name == "kvm_msr":
-        names = [name if told else OTHER_MSR for told in _told(column["ecx"])]
+        names = [name if told else OTHER_MSR for told in _told(_numbers(batch, "ecx", 0)).tolist()]
     own = [_values(column[field]) for field in TAPE[name]]
     return list(
         zip(
             _values(column["seq"]),
             _values(column["ts_ns"]),
             names,
-            place.tolist(),
+            _places(batch).tolist(),
             _values(column["tid"]),
             *own,
             strict=False,
@@ -259,15 +336,14 @@ def _values(column: pa.Array) -> list[Any]:
 def _wanted(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Leave out the leaves that are no hypervisor's."""
     if name == "kvm_cpuid":
-        leaf = np.asarray(batch.column(batch.schema.get_field_index("function")).fill_null(0))
+        leaf = _numbers(batch, "function", 0)
         return batch.filter(pa.array((leaf >= 0x4000_0000) & (leaf <= 0x4000_01FF)))
     return batch
 
 
-def _told(index: pa.Array) -> list[bool]:
+def _told(number: Rows) -> npt.NDArray[np.bool_]:
     """Which MSRs the model consumes (see `abi.msr.is_synthetic`)."""
-    number = np.asarray(index.fill_null(0))
-    keep = (number >= SYNTHETIC_RANGE[0]) & (number <= SYNTHETIC_RANGE[1])
-    keep |= (number >= KVM_RANGE[0]) & (number <= KVM_RANGE[1])
-    keep |= (number == 0x11) | (number == 0x12)
-    return list(keep.tolist())
+    told = (number >= SYNTHETIC_RANGE[0]) & (number <= SYNTHETIC_RANGE[1])
+    told |= (number >= KVM_RANGE[0]) & (number <= KVM_RANGE[1])
+    told |= (number == 0x11) | (number == 0x12)
+    return told

@@ -83,6 +83,8 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     result = _replayed(store, options, baseline.forms)
     result.compared, result.strict = options.baseline is not None, options.strict
     result.notes += baseline.absent(result)
+    if not (options.chosen or options.ignored):
+        result.notes += result.poverty()
     if options.strict and result.unknown:
         result.notes.append(f"--strict: {result.unknown:,} verdicts could not be given")
     try:
@@ -115,7 +117,7 @@ def _share(
     store = Store(path)
     engine, result = prepare(store, options, accepted)
     with without_collector():
-        for window in tape_of(store, result.totals, vms):
+        for window in tape_of(store, result.totals, vms, folding=True):
             engine.run(window)
         # A tape may end before the recording does: every one ends after the same losses.
         engine.reach(store.manifest.time.get("last_ns") or 0)
@@ -152,13 +154,18 @@ def prepare(
 
 
 def tape_of(
-    store: Store, counts: dict[str, int] | None = None, vms: frozenset[int] | None = None
+    store: Store,
+    counts: dict[str, int] | None = None,
+    vms: frozenset[int] | None = None,
+    *,
+    folding: bool = False,
 ) -> Iterator[list[Event]]:
     """The tape of a store; `counts` is filled with the events of each tracepoint on it.
 
-    With `vms`, those of these VMs and those of which nobody knows the VM.
+    With `vms`, those of these VMs and those of which nobody knows the VM. For `folding` see `replay.tape.events`.
     """
-    return events({name: _table(store, name, vms) for name in TAPE if store.has(name)}, counts)
+    tables = {name: _table(store, name, vms) for name in TAPE if store.has(name)}
+    return events(tables, counts, folding=folding)
 
 
 @contextmanager

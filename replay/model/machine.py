@@ -117,6 +117,8 @@ class Vm:
     master: Master = field(default_factory=Master)
     time: ReferenceTime = field(default_factory=ReferenceTime)
     apics: Apics = field(default_factory=Apics)
+    #: Pages of guest memory from which the input of a hypercall was read: that they exist does not change.
+    input_pages: set[int] = field(default_factory=set)
     #: Accesses that enforcement decides while it is not known.
     undecided: list[Access] = field(default_factory=list)
 
@@ -377,6 +379,16 @@ class Vcpu:
                 if 0 <= due.key < STIMERS:
                     self.timers[due.key].broken(due)
         self.dues = still
+
+    def passed(self, entries: int) -> None:
+        """The vCPU entered the guest that many times, and nothing else happened."""
+        for _ in range(entries):
+            if not self.dues:
+                break
+            self.entered()
+        if self.grace:
+            self.grace = max(self.grace - entries, 0)
+            self.reading = None
 
     def describe(self) -> dict[str, str]:
         """The modelled state in words, registers at their reset values left out."""
