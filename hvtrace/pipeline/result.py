@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +75,18 @@ class CheckResult:
         """Events of the interface's tracepoints: judged, and on the tape."""
         names = [name for name in self.totals if concerns_interface(name)]
         return sum(self.judged[name] for name in names), sum(self.totals[name] for name in names)
+
+    def poverty(self) -> list[str]:
+        """A remark where most of the interface's events could not be judged, with the commonest reasons."""
+        judged, total = self.interface
+        if not judged or 2 * judged >= total:
+            return []
+        reasons: Counter[str] = Counter()
+        for counted in self.coverage.values():
+            reasons.update({reason.value: number for reason, number in counted.unknown.items()})
+        common = ", ".join(f"{reason} {number:,}" for reason, number in reasons.most_common(3))
+        why = f"; verdicts that could not be given: {common}" if common else ""
+        return [f"only {100 * judged / total:.1f} % of the interface's events could be judged{why}"]
 
 
 def merged(pieces: list[CheckResult], common: dict[str, int]) -> CheckResult:
