@@ -93,6 +93,7 @@ FACTS: tuple[Fact, ...] = (
         "SEND_IPI_EX takes input in XMM registers (5.17, back-ported: 47d3e5cdfe60)",
     ),
     Fact("extended_hypercalls", (_N, _N, _N, _N, _Y, _Y, _Y), "extended calls go to userspace (6.3)"),
+    Fact("nested_flush", (_N, _N, _N, _N, _Y, _Y, _Y), "flushes of nested guests may be served directly (6.2)"),
     Fact("gva_list_read", (_N, _N, _N, _N, _Y, _Y, _Y), "a TLB flush reads its list of addresses (6.2)"),
     Fact("hypercall_done", (_N, _N, _Y, _Y, _Y, _Y, _Y), "kvm_hv_hypercall_done exists (5.13)"),
     Fact(

@@ -7,21 +7,25 @@ that surely applies is the last one that is possible.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from hvtrace.abi.cpuid import FEATURES
+from hvtrace.abi.cpuid import FEATURES, NESTED
 from hvtrace.abi.hypercall import EXTENDED, Fast, by_code
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.access import DEBUG_ALLOWED
 from hvtrace.replay.model.hypercall import INPUTS, Call, Ending, Mismatch
 
-__all__ = ["compare", "denied", "endings"]
+__all__ = ["ACCESS_DENIED", "HEADERS", "PAGE", "compare", "denied", "endings", "is_nested"]
 
 SUCCESS, INVALID_CODE, INVALID_INPUT, INVALID_ALIGNMENT = 0, 2, 3, 4
 INVALID_PARAMETER, ACCESS_DENIED, OPERATION_DENIED = 5, 6, 8
 
 #: 0x40000003.EDX[4]: input in XMM registers. EBX[20]: extended calls.
 XMM_INPUT, EXTENDED_CALLS = Gate(FEATURES, "edx", 4), Gate(FEATURES, "ebx", 20)
+
+#: 0x4000000A.EAX[17]: flushes of a nested guest are served without its hypervisor.
+DIRECT_FLUSH = Gate(NESTED, "eax", 17)
 
 SPIN_WAIT, SEND_IPI, SEND_IPI_EX, POST_MESSAGE, SIGNAL_EVENT = 0x08, 0x0B, 0x15, 0x5C, 0x5D
 FLUSHES, FLUSH_LISTS, FLUSHES_EX = (
@@ -46,7 +50,10 @@ HALVES, QUEUED = 12, 15
 #: Formats of a VP set: banks, or all processors.
 SPARSE, ALL = 0, 1
 
-PAGE = 4096
+PAGE, WORD = 4096, 8
+
+#: Size of the input in guest memory, without banks and list.
+HEADERS = {2: 24, 3: 24, 0x13: 32, 0x14: 32, 0x0B: 16, 0x15: 24}
 
 UNCHECKED, XMM_UNCHECKED, FLUSH_BANKS, ALL_EMPTY = (
     "control-word-unchecked",
@@ -108,7 +115,7 @@ def _compare(call: Call, possible: list[Ending]) -> Mismatch:
     # Userspace may report repetitions.
     if call.reserved or not any(ending.status is None or ending.reps == call.reps for ending in fitting):
         return Mismatch(call, "reps", fitting)
-    return Mismatch(call, "", possible)
+    return Mismatch(call, "", possible, hidden=all(ending.hidden for ending in fitting))
 
 
 def denied(call: Call) -> bool | None:
@@ -131,7 +138,7 @@ def _steps(call: Call) -> Iterator[Step]:
     enforced = _and(profile.fact("enforces"), exposure.conclude())
     yield Step(_and(enforced, denied(call)), Ending(ACCESS_DENIED))
     # The control word's reserved bits are not traced.
-    yield Step(_and(profile.fact("control_word_checked"), None), Ending(INVALID_INPUT))
+    yield Step(_and(profile.fact("control_word_checked"), None), Ending(INVALID_INPUT, hidden=True))
     row = by_code(code)
     if call.fast and row is not None and row.fast is Fast.XMM:
         yield Step(_not(profile.fact("xmm_input")), Ending(INVALID_INPUT))
@@ -180,7 +187,7 @@ def _signal_event(call: Call) -> Iterator[Step]:
     word = call.ingpa
     if not call.fast:
         yield Step(bool(word % 8) or word % PAGE > PAGE - 8, Ending(INVALID_ALIGNMENT))
-        yield Step(None, Ending(INVALID_ALIGNMENT))
+        yield Step(_is_unreadable(call, 0, WORD), Ending(INVALID_ALIGNMENT, hidden=True))
         yield Step(None, Ending(INVALID_INPUT))
         yield Step(None, Ending(SUCCESS))
     elif not word & FLAG_NUMBER:
@@ -207,10 +214,10 @@ def _flush(call: Call) -> Iterator[Step]:
         yield _no_header(call)
     yield Step(not call.rep_cnt or call.rep_idx != 0 if listed else call.rep, Ending(INVALID_INPUT))
     if not call.fast:
-        yield Step(None, Ending(INVALID_INPUT))
+        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), Ending(INVALID_INPUT, hidden=True))
     # From here on the input's event is traced.
     refused, done = Ending(INVALID_INPUT, shown=True), Ending(SUCCESS, shown=True, reps=call.rep_cnt)
-    used = 1
+    unread, used = replace(refused, hidden=True), 1
     if extended:
         banks = None if seen is None else int(seen[5]).bit_count()
         sparse = None if seen is None else seen[6] == SPARSE
@@ -219,8 +226,12 @@ def _flush(call: Call) -> Iterator[Step]:
         yield from _banks(call, sparse, banks, HALVES - 2, refused, FLUSH_BANKS)
         used = 2 + (call.var_cnt or 0)
     if listed and call.rep_cnt <= QUEUED:
-        too_long = call.rep_cnt > HALVES - used if call.fast else None
-        yield Step(_and(profile.fact("gva_list_read"), too_long), refused)
+        read = profile.fact("gva_list_read")
+        if call.fast:
+            yield Step(_and(read, call.rep_cnt > HALVES - used), refused)
+        else:
+            start = HEADERS[call.code] + WORD * (used - 2 if extended else 0)
+            yield Step(_and(read, _is_unreadable(call, start, WORD * call.rep_cnt)), unread)
     if seen is None or seen[-1]:
         # Of a nested guest's call: its hypervisor's assist page cannot be read.
         yield Step(None, refused)
@@ -235,7 +246,7 @@ def _send_ipi(call: Call) -> Iterator[Step]:
     if not call.vcpu.vm.has_apic:
         yield Step(None, Ending(INVALID_INPUT))
     if not call.fast:
-        yield Step(None, Ending(INVALID_INPUT))
+        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), Ending(INVALID_INPUT, hidden=True))
     elif extended:
         yield Step(_not(profile.fact("fast_ipi_ex")), Ending(INVALID_INPUT))
     else:
@@ -261,7 +272,25 @@ def _banks(
     if call.fast:
         yield Step(_and(sparse, None if banks is None else banks > halves), refused, bug)
     else:
-        yield Step(_and(sparse, None), refused)
+        unread = _is_unreadable(call, HEADERS[call.code], WORD * (banks or 1))
+        yield Step(_and(sparse, unread), replace(refused, hidden=True))
+
+
+def _is_unreadable(call: Call, offset: int, size: int) -> bool | None:
+    """Whether input in guest memory cannot be read: not where input was read from the same pages before."""
+    if is_nested(call):
+        return None
+    pages = range((call.ingpa + offset) // PAGE, (call.ingpa + offset + size - 1) // PAGE + 1)
+    return False if all(page in call.vcpu.vm.input_pages for page in pages) else None
+
+
+def is_nested(call: Call) -> bool:
+    """Whether a nested guest may have made the call: its addresses are others."""
+    if call.shown is not None and call.code in FLUSHES and call.shown[-1]:
+        return True
+    vcpu = call.vcpu
+    impossible = vcpu.bench.profile.fact("nested_flush") is False or vcpu.outermost
+    return not impossible and vcpu.vm.exposure.has(DIRECT_FLUSH) is not False
 
 
 def _differ(call: Call, banks: int | None) -> bool | None:

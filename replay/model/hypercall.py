@@ -94,7 +94,7 @@ class Ending:
     """One way in which a call may end.
 
     `status` None: userspace chooses it. `shown`: the event of the decoded input was traced before. `userspace`: the
-    thread left for userspace. `fault`: #UD instead of a result.
+    thread left for userspace. `fault`: #UD instead of a result. `hidden`: for a reason that no trace shows.
     """
 
     status: int | None
@@ -102,6 +102,7 @@ class Ending:
     userspace: bool = False
     fault: bool = False
     reps: int = 0
+    hidden: bool = False
 
     def gives(self, status: int) -> bool:
         """Whether the call may return a status when it ends like this; userspace's must have a name."""
@@ -121,13 +122,14 @@ class Mismatch:
 
     `what` is the first thing that no possible ending has: "status", "userspace", "input", "reps", or "" where all fits;
     `endings` are the possible ones that agree up to there. `bug` names the known bug that explains it, or, where all
-    fits, the one that would have shown.
+    fits, the one that would have shown. `hidden`: it fits for a reason alone that no trace shows.
     """
 
     call: Call
     what: str
     endings: list[Ending]
     bug: str = ""
+    hidden: bool = False
 
 
 @dataclass(slots=True)

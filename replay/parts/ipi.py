@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.model.ending import endings
+from hvtrace.replay.model.ending import HEADERS, PAGE, endings, is_nested
 from hvtrace.replay.model.hypercall import INPUTS, Call
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.vp_set import VP_INDEX, Flushed, Input, Sent, VpSet, indices, vp_set
@@ -27,8 +27,9 @@ FIXED, EDGE = 0, 0
 #: Stamps of two CPUs are in the order of the events if they are further apart than this.
 SKEW_NS = 100_000
 
-#: Flushes kept of which a target was not yet seen to leave the guest; threads that may have a call under way.
-MAX_WAITING, MAX_THREADS = 64, 4096
+#: Flushes kept of which a target was not yet seen to leave the guest; threads that may have a call under way; pages of
+#: guest memory known to exist.
+MAX_WAITING, MAX_THREADS, MAX_PAGES = 64, 4096, 4096
 
 
 @dataclass(slots=True)
@@ -88,6 +89,10 @@ class IpiEvents(Part):
             return
         call.shown, call.shown_cell = event, cell
         vm, targets = vcpu.vm, vp_set(event)
+        if not call.fast and not is_nested(call):
+            if len(vm.input_pages) >= MAX_PAGES:
+                vm.input_pages.clear()
+            vm.input_pages.update((call.ingpa // PAGE, (call.ingpa + HEADERS[call.code] - 1) // PAGE))
         inside: list[Vcpu] = []
         if not event[2].startswith(SEND_IPI) and self.bench.profile.fact("flush_stops_targets"):
             numbers = indices(vm)

@@ -56,6 +56,7 @@ SILENT = {
     "HV301": {"unknown"},
     "HV302": {"unknown"},
     "HV303": {"unknown"},
+    "HV308": {"unknown"},
     "HV214": {"unknown"},
     "HV902": {"unknown"},
     "HV513": {"unknown"},
