@@ -213,13 +213,11 @@ class ApicEvents(Part):
         apics = vcpu.vm.apics
         apics.skipped += 1
         known, ever = event[5] in apics.lazy_vectors, bool(apics.lazy_vectors)
-        first = (vcpu, event, cell)
         if not ever:
             # What the sixth shows was true of the first.
-            first = apics.first_skipped = apics.first_skipped or first
-        self.judge.ask(
-            Moment.SKIPPED, Skipped(event[5], apics.skipped, known, ever), first[1], first[0], first[2]
-        )
+            apics.first_skipped = apics.first_skipped or (vcpu, event, cell)
+            vcpu, event, cell = apics.first_skipped
+        self.judge.ask(Moment.SKIPPED, Skipped(event[5], apics.skipped, known, ever), event, vcpu, cell)
 
     def _end_lazily(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """kvm_pv_eoi: the guest had cleared the flag."""
@@ -293,10 +291,10 @@ class ApicEvents(Part):
         apic = vcpu.apic
         if register is None:
             return
-        if access.index == EOI and access.write:
-            # A write ended it, if in another way than by the register.
-            vcpu.drop(apic.unasked)
         acts = apic.acts if apic.unit == vcpu.exit_seq else []
+        if access.index == EOI and access.write and not acts:
+            # The write ended it, if in another way than by the register.
+            vcpu.drop(apic.unasked)
         priority = apic.priority
         written = None if priority is None or priority.met is not None else priority.event[7]
         command = apic.command if self._judgeable(vcpu) else None

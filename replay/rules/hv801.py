@@ -55,5 +55,5 @@ RULE = Rule(
     ("kvm_msr", "kvm_eoi", "kvm_exit"),
     check,
     concerns=concerns,
-    theme="APIC register",
+    theme="end of interrupt",
 )

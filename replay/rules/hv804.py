@@ -47,5 +47,5 @@ RULE = Rule(
     ("kvm_apic", "kvm_eoi", "kvm_pv_eoi", "kvm_entry"),
     check,
     due=Due.PV_EOI,
-    theme="paravirtual EOI",
+    theme="end of interrupt",
 )

@@ -1,7 +1,7 @@
 """HV805 pv-eoi-uncalled
 
 ## What it finds
-kvm_pv_eoi without the end of an interrupt of this vector before it, after an access was served in the same exit, or
+kvm_pv_eoi without the end of an interrupt of this vector before it, of no interrupt, after an access was served in the same exit, or
 while the guest has no flag registered.
 
 ## Why it matters
@@ -39,6 +39,8 @@ def check(end: LazyEnd) -> Verdict | None:
         return Diverges(f"kvm_eoi of {shown} before it", "none", f"the APIC did not end {shown} by the flag")
     if end.before != end.vector:
         return Diverges(f"vector {end.before}", shown, f"the APIC ended vector {end.before}")
+    if end.vector < 0:
+        return Diverges("a vector", shown, "the flag is set for an interrupt in service alone")
     if end.lazy is False:
         return Diverges("no kvm_pv_eoi", shown, "the guest has no flag registered")
     if end.late:
@@ -52,5 +54,5 @@ RULE = Rule(
     (Moment.LAZY,),
     ("kvm_pv_eoi", "kvm_eoi", "kvm_apic", "kvm_msr", "kvm_entry", RESETS),
     check,
-    theme="paravirtual EOI",
+    theme="end of interrupt",
 )

@@ -59,5 +59,5 @@ RULE = Rule(
         "kvm_entry", "kvm_exit", RESETS,
     ),
     check,
-    theme="paravirtual EOI",
+    theme="end of interrupt",
 )  # fmt: skip

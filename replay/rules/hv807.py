@@ -48,5 +48,5 @@ RULE = Rule(
     (Moment.ENDED,),
     ("kvm_eoi", "kvm_pv_eoi", "kvm_apic", "kvm_inj_virq", "kvm_entry", RESETS),
     check,
-    theme="paravirtual EOI",
+    theme="end of interrupt",
 )

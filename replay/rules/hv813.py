@@ -12,7 +12,8 @@ The guest exits at no end of interrupt: the one that waits is delivered late.
 > the pending interrupts).
 
 ## When it cannot tell
-Where all is well the rule is silent. Only interrupts are judged that the vCPU's own thread raised and whose delivery later shows that they were pending.
+Where all is well the rule is silent. Only interrupts are judged that the vCPU's own thread raised and whose delivery
+later shows that they were pending.
 
 ## Example
     kvm_apic_accept_irq: apicid 0 vec 40 (Fixed|edge)
@@ -45,5 +46,5 @@ RULE = Rule(
     (Moment.ARMED,),
     ("kvm_pv_eoi", "kvm_eoi", "kvm_inj_virq", "kvm_apic_accept_irq", "kvm_entry", RESETS),
     check,
-    theme="paravirtual EOI",
+    theme="end of interrupt",
 )
