@@ -161,6 +161,8 @@ class Vm:
 
     def create(self) -> None:
         """The VM is seen from its first instruction: registers nobody wrote hold their reset values."""
+        for vcpu in self.vcpus.values():
+            vcpu.apic.unseen = 0
         for index, scope, reset in FRESH:
             if scope is Scope.VM:
                 self.registers.setdefault(index, reset)

@@ -1,8 +1,8 @@
 """HV805 pv-eoi-uncalled
 
 ## What it finds
-kvm_pv_eoi without the end of an interrupt of this vector before it, of no interrupt, after an access was served in the same exit, or
-while the guest has no flag registered.
+kvm_pv_eoi without the end of an interrupt of this vector before it, of no interrupt at all, after an access was served
+in the same exit, or while the guest has no flag registered.
 
 ## Why it matters
 The hypervisor reads a flag that is no longer the guest's, and ends an interrupt whose handler still runs.
