@@ -93,6 +93,7 @@ def replay(
       hvtrace replay trace.hvt --at +1.5s
     """
     from hvtrace.pipeline.check import Options
+    from hvtrace.pipeline.check import check as judge
     from hvtrace.pipeline.opening import store_for
     from hvtrace.render.progress import bar
     from hvtrace.store import Store
@@ -104,21 +105,18 @@ def replay(
     options = Options(cpu, profile, tuple(selected or ()), tuple(ignored or ()), baseline, strict, jobs)
     with bar() as progress:
         store = Store(store_for(source, progress))
-    if at is None:
-        _verdicts(store, options, output_format, write_baseline, check=check)
+        result = judge(store, options, progress) if at is None else None
+    if result is not None:
+        _verdicts(result, output_format, write_baseline, check=check)
     else:
         _state(store, options, output_format, at)
 
 
-def _verdicts(
-    store: Store, options: Options, output_format: Format, baseline: Path | None, *, check: bool
-) -> None:
+def _verdicts(result: CheckResult, output_format: Format, baseline: Path | None, *, check: bool) -> None:
     """Print the verdicts; with `check` in full, and leave with the exit code."""
     from hvtrace.cli.main import printable
     from hvtrace.pipeline.baseline import write_baseline
-    from hvtrace.pipeline.check import check as judge
 
-    result = judge(store, options)
     if baseline is not None:
         write_baseline(baseline, result)
     if output_format is Format.TEXT:

@@ -31,6 +31,7 @@ from hvtrace.replay.tape import TAPE, Event, Table, events
 from hvtrace.store import Manifest, Store
 
 if TYPE_CHECKING:
+    from hvtrace.pipeline.ingest import Progress
     from hvtrace.replay.rule import Rule
     from hvtrace.replay.verdict import Form
 
@@ -73,14 +74,15 @@ class Options:
     jobs: int | None = None
 
 
-def check(store: Store, options: Options | None = None) -> CheckResult:
+def check(store: Store, options: Options | None = None, progress: Progress | None = None) -> CheckResult:
     """Replay a store and judge it; the verdicts are also written into it.
 
+    `progress` is called with the events replayed, those in all, and what is being done; not from other processes.
     Raises HvtraceError where an option is wrong or a table cannot be read.
     """
     options = options or Options()
     baseline = Baseline() if options.baseline is None else read_baseline(options.baseline)
-    result = _replayed(store, options, baseline.forms)
+    result = _replayed(store, options, baseline.forms, progress)
     result.compared, result.strict = options.baseline is not None, options.strict
     result.notes += baseline.absent(result)
     if not (options.chosen or options.ignored):
@@ -94,12 +96,14 @@ def check(store: Store, options: Options | None = None) -> CheckResult:
     return result
 
 
-def _replayed(store: Store, options: Options, accepted: frozenset[Form]) -> CheckResult:
+def _replayed(
+    store: Store, options: Options, accepted: frozenset[Form], progress: Progress | None
+) -> CheckResult:
     """What the rules say of all VMs. VMs do not touch each other: several processes find what one finds."""
     manifest = store.manifest
     jobs = jobs_for(manifest.total, len(manifest.vms), options.jobs)
     if jobs == 1:
-        return _share(store.path, options, accepted, None)
+        return _share(store.path, options, accepted, None, progress)
     pieces = in_processes(
         _share, [(store.path, options, accepted, share) for share in shares(manifest.vms, jobs)]
     )
@@ -111,14 +115,21 @@ def _replayed(store: Store, options: Options, accepted: frozenset[Form]) -> Chec
 
 
 def _share(
-    path: Path, options: Options, accepted: frozenset[Form], vms: frozenset[int] | None
+    path: Path,
+    options: Options,
+    accepted: frozenset[Form],
+    vms: frozenset[int] | None,
+    progress: Progress | None = None,
 ) -> CheckResult:
     """Replay some VMs of a store (None: all)."""
     store = Store(path)
     engine, result = prepare(store, options, accepted)
+    total = sum(store.manifest.events.get(name, 0) for name in TAPE)
     with without_collector():
         for window in tape_of(store, result.totals, vms, folding=True):
             engine.run(window)
+            if progress is not None:
+                progress(result.replayed, total, "replaying")
         # A tape may end before the recording does: every one ends after the same losses.
         engine.reach(store.manifest.time.get("last_ns") or 0)
         engine.finish()
