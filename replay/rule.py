@@ -68,6 +68,8 @@ class Moment(Enum):
     FLUSHED = "tlb flush"
     #: A CPUID read in the hypervisor's range (`model.cpuid.Answer`).
     CPUID = "cpuid"
+    #: The same, where the answer itself is in order: does it fit what else the guest is offered?
+    OFFER = "cpuid offer"
     #: An access reached the synthetic debugger (`model.debugger.DebugAccess`).
     DEBUG = "debugger"
     #: An event that only a nested guest brings about (`model.nested.NestedEvent`).

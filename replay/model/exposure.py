@@ -58,6 +58,13 @@ class Exposure:
             for register, value in zip(_REGISTERS, (rax, rbx, rcx, rdx), strict=True):
                 self.leaves[leaf, register] = value & 0xFFFF_FFFF
 
+    def doubt(self, leaf: int) -> None:
+        """A leaf's answer cannot be right: what the guest was offered there is not known from it."""
+        for register in _REGISTERS:
+            self.leaves.pop((leaf, register), None)
+        if leaf == INTERFACE:
+            self.hyperv = None
+
     def has(self, gate: Gate) -> bool | None:
         """Whether the guest sees a CPUID bit; None: not known."""
         value = self.leaves.get((gate.leaf, gate.register))

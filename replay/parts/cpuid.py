@@ -38,6 +38,9 @@ class CpuidEvents(Part):
         known = exposure.answers.setdefault(leaf, {})
         other = next(((number, got) for number, got in known.items() if number != vcpu.number), None)
         answer = Answer(vcpu, leaf, values, found, basic, known.get(vcpu.number), other)
-        self.judge.ask(Moment.CPUID, answer, event, vcpu, cell)
+        if self.judge.ask(Moment.CPUID, answer, event, vcpu, cell):
+            exposure.doubt(leaf)
+        else:
+            self.judge.ask(Moment.OFFER, answer, event, vcpu, cell)
         if len(known) < MAX_ANSWERS:
             known[vcpu.number] = values

@@ -46,4 +46,11 @@ def check(answer: Answer) -> Verdict | None:
     return Diverges(text_of(answer.before), text_of(answer.values), text)
 
 
-RULE = Rule("HV101", "cpuid-answer-changed", (Moment.CPUID,), ("kvm_cpuid", "kvm_write_tsc_offset"), check)
+RULE = Rule(
+    "HV101",
+    "cpuid-answer-changed",
+    (Moment.CPUID,),
+    ("kvm_cpuid", "kvm_write_tsc_offset"),
+    check,
+    theme="cpuid",
+)

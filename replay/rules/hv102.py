@@ -47,8 +47,9 @@ def check(answer: Answer) -> Verdict | None:
 RULE = Rule(
     "HV102",
     "cpuid-answer-differs",
-    (Moment.CPUID,),
+    (Moment.OFFER,),
     ("kvm_cpuid", "kvm_write_tsc_offset"),
     check,
     severity=Severity.WARNING,
+    theme="offer",
 )

@@ -48,4 +48,4 @@ def check(answer: Answer) -> Verdict | None:
     return Diverges("zeros", text_of(answer.values), text)
 
 
-RULE = Rule("HV103", "cpuid-answer-unfounded", (Moment.CPUID,), ("kvm_cpuid",), check)
+RULE = Rule("HV103", "cpuid-answer-unfounded", (Moment.CPUID,), ("kvm_cpuid",), check, theme="cpuid")

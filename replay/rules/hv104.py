@@ -76,4 +76,4 @@ def _broken(promise: Promise, value: int) -> Diverges:
     return Diverges(expected, f"{promise.register} 0x{value:x}", f"CPUID {place} is not what was promised")
 
 
-RULE = Rule("HV104", "cpuid-promise-broken", (Moment.CPUID,), ("kvm_cpuid",), check)
+RULE = Rule("HV104", "cpuid-promise-broken", (Moment.CPUID,), ("kvm_cpuid",), check, theme="cpuid")

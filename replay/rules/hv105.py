@@ -54,5 +54,11 @@ def check(answer: Answer) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV105", "cpuid-bit-unpromised", (Moment.CPUID,), ("kvm_cpuid",), check, severity=Severity.WARNING
+    "HV105",
+    "cpuid-bit-unpromised",
+    (Moment.OFFER,),
+    ("kvm_cpuid",),
+    check,
+    severity=Severity.WARNING,
+    theme="offer",
 )

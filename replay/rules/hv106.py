@@ -46,5 +46,11 @@ def check(answer: Answer) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV106", "cpuid-leaves-disagree", (Moment.CPUID,), ("kvm_cpuid",), check, severity=Severity.WARNING
+    "HV106",
+    "cpuid-leaves-disagree",
+    (Moment.OFFER,),
+    ("kvm_cpuid",),
+    check,
+    severity=Severity.WARNING,
+    theme="offer",
 )

@@ -72,5 +72,11 @@ def _offered(exposure: Exposure, name: str) -> bool | None:
 
 
 RULE = Rule(
-    "HV107", "cpuid-dependency-missing", (Moment.CPUID,), ("kvm_cpuid",), check, severity=Severity.WARNING
+    "HV107",
+    "cpuid-dependency-missing",
+    (Moment.OFFER,),
+    ("kvm_cpuid",),
+    check,
+    severity=Severity.WARNING,
+    theme="offer",
 )

@@ -59,5 +59,6 @@ RULE = Rule(
     (Moment.MSR,),
     ("kvm_msr", "kvm_exit", *EVENTS),
     check,
+    theme="syndbg",
     concerns=concerns,
 )

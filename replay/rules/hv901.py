@@ -51,4 +51,5 @@ RULE = Rule(
     (Moment.DEBUG,),
     ("kvm_hv_syndbg_get_msr", "kvm_hv_syndbg_set_msr"),
     check,
+    theme="syndbg",
 )

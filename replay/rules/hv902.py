@@ -33,4 +33,4 @@ def check(access: DebugAccess) -> Verdict | None:
     return Diverges("a debugger register", f"msr 0x{access.index:x}", "there is no such debugger register")
 
 
-RULE = Rule("HV902", "syndbg-access-impossible", (Moment.DEBUG,), (), check)
+RULE = Rule("HV902", "syndbg-access-impossible", (Moment.DEBUG,), (), check, theme="syndbg")
