@@ -105,11 +105,12 @@ def replay(
     options = Options(cpu, profile, tuple(selected or ()), tuple(ignored or ()), baseline, strict, jobs)
     with bar() as progress:
         store = Store(store_for(source, progress))
-        result = judge(store, options, progress) if at is None else None
-    if result is not None:
-        _verdicts(result, output_format, write_baseline, check=check)
-    else:
+        if at is None:
+            result = judge(store, options, progress)
+    if at is not None:
         _state(store, options, output_format, at)
+    else:
+        _verdicts(result, output_format, write_baseline, check=check)
 
 
 def _verdicts(result: CheckResult, output_format: Format, baseline: Path | None, *, check: bool) -> None:
