@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hvtrace.abi.register import Group
+from hvtrace.abi.register import Group, Scope
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.model.machine import Vcpu
 from hvtrace.replay.model.paravirt import (
@@ -73,9 +73,12 @@ class ParavirtEvents(Part):
             return
         value, known = access.value, vcpu.vm.paravirt
         if access.refused:
-            if row.index in (ASYNC_PF_EN, PV_EOI_EN) and not access.fault.expected:
+            stored = row.index in (ASYNC_PF_EN, PV_EOI_EN) and not access.fault.expected
+            if stored or diverged:
                 # It is stored before its memory is looked at.
-                vcpu.registers.pop(row.index, None)
+                (vcpu if row.scope is Scope.VCPU else vcpu.vm).registers.pop(row.home, None)
+            if diverged and row.index == ASYNC_PF_EN:
+                vcpu.paravirt.whole = False
         elif row.index == ASYNC_PF_EN:
             self._enabled(vcpu, value)
         elif row.index == STEAL_TIME:
@@ -83,7 +86,7 @@ class ParavirtEvents(Part):
             vcpu.paravirt.flushing = False
             self._drop(vcpu, Due.STEAL)
             if value & 1 and offers(vcpu.vm, PV_TLB_FLUSH) and known.is_memory(value & ~NO_ADDRESS):
-                vcpu.open(Due.STEAL, access.event, access.cell, 2, "kvm_pv_tlb_flush")
+                vcpu.open(Due.STEAL, access.event, access.cell, 1, "kvm_pv_tlb_flush")
         elif row.index == PV_EOI_EN and value & 1:
             known.saw_memory(value & ~3)
 
@@ -119,7 +122,7 @@ class ParavirtEvents(Part):
     def _userspace_exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """The next KVM_RUN loads the vCPU, which brings its steal time up to date."""
         if vcpu.paravirt.flushing and not any(due.due is Due.STEAL for due in vcpu.dues):
-            vcpu.open(Due.STEAL, event, cell, 2, "kvm_pv_tlb_flush")
+            vcpu.open(Due.STEAL, event, cell, 1, "kvm_pv_tlb_flush")
 
     def _flush(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         register = vcpu.registers.get(STEAL_TIME)

@@ -32,17 +32,20 @@ class PvClockEvents(Part):
 
     def accessed(self, access: Access, *, diverged: bool) -> None:
         row, vcpu = access.row, access.vcpu
-        if row is None or row.home != SYSTEM_TIME or not access.write or access.refused:
+        if row is None or row.home != SYSTEM_TIME or not access.write:
+            return
+        if access.refused:
+            vcpu.paravirt.clock.version = None
             return
         if vcpu.number == BOOT:
             vcpu.vm.paravirt.old_clock = access.index == OLD_SYSTEM_TIME
         vcpu.paravirt.clock.version = None
         self._drop(vcpu)
         if access.value & 1 and vcpu.vm.paravirt.is_memory(access.value & ~1):
-            self._owe(vcpu, access.event, access.cell)
+            self._owe(vcpu, access.event, access.cell, 1)
 
-    def _owe(self, vcpu: Vcpu, event: Event, cell: list[bool]) -> None:
-        vcpu.open(Due.PVCLOCK, event, cell, 2, "kvm_pvclock_update")
+    def _owe(self, vcpu: Vcpu, event: Event, cell: list[bool], entries: int) -> None:
+        vcpu.open(Due.PVCLOCK, event, cell, entries, "kvm_pvclock_update")
 
     def _drop(self, vcpu: Vcpu) -> None:
         for due in vcpu.dues:
@@ -95,7 +98,8 @@ class PvClockEvents(Part):
             # A page that was published once is there.
             published = register is not None and register & 1 and other.paravirt.clock.version is not None
             if published and not any(due.due is Due.PVCLOCK for due in other.dues):
-                self._owe(other, event, cell)
+                # One entry may be shown before the update that it followed: other CPUs have other stamps.
+                self._owe(other, event, cell, 2)
 
     def _any_master_clock(self, event: Event, vcpu: Vcpu | None) -> None:
         """Userspace set the clock of some VM, or creates one."""

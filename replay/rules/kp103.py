@@ -42,4 +42,11 @@ def check(use: AbiUse) -> Verdict | None:
     return Diverges("kvm_hv_hypercall", "kvm_hypercall", text)
 
 
-RULE = Rule("KP103", "kvm-hypercall-under-hyperv", (Moment.ABI,), ("kvm_hypercall", "kvm_msr"), check)
+RULE = Rule(
+    "KP103",
+    "kvm-hypercall-under-hyperv",
+    (Moment.ABI,),
+    ("kvm_hypercall", "kvm_msr"),
+    check,
+    theme="kvm-hypercall",
+)

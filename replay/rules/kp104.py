@@ -58,4 +58,5 @@ RULE = Rule(
     (Moment.KVM_CALL,),
     ("kvm_hypercall", "kvm_exit", "kvm_entry"),
     check,
+    theme="kvm-hypercall",
 )

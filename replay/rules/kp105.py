@@ -58,4 +58,5 @@ RULE = Rule(
     (Moment.KVM_CALLED,),
     ("kvm_hypercall", "kvm_apic_accept_irq", "kvm_entry"),
     check,
+    theme="kvm-hypercall",
 )

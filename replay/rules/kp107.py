@@ -56,4 +56,5 @@ RULE = Rule(
     (Moment.KVM_CALLED,),
     ("kvm_hypercall", "kvm_userspace_exit", "kvm_entry"),
     check,
+    theme="kvm-hypercall",
 )

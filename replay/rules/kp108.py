@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.paravirt import SYSTEM_TIME
 from hvtrace.replay.obligation import Due, Obligation
-from hvtrace.replay.rule import RESETS, Moment, Rule
+from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -49,7 +49,7 @@ RULE = Rule(
     "KP108",
     "pvclock-update-missing",
     (Moment.DUE,),
-    ("kvm_msr", "kvm_pvclock_update", "kvm_apic_accept_irq", "kvm_entry", RESETS),
+    ("kvm_msr", "kvm_pvclock_update", "kvm_apic_accept_irq", "kvm_entry", "kvm_write_tsc_offset"),
     check,
     due=Due.PVCLOCK,
     theme="pvclock",

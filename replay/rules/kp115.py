@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.paravirt import STEAL_TIME
 from hvtrace.replay.obligation import Due, Obligation
-from hvtrace.replay.rule import RESETS, Moment, Rule
+from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -47,7 +47,7 @@ RULE = Rule(
     "KP115",
     "steal-time-stale",
     (Moment.DUE,),
-    ("kvm_pv_tlb_flush", "kvm_msr", "kvm_apic_accept_irq", "kvm_entry", RESETS),
+    ("kvm_pv_tlb_flush", "kvm_msr", "kvm_apic_accept_irq", "kvm_entry", "kvm_write_tsc_offset"),
     check,
     due=Due.STEAL,
 )
