@@ -14,7 +14,7 @@ from hvtrace.abi.cpuid import FEATURES, NESTED
 from hvtrace.abi.hypercall import EXTENDED, Fast, by_code
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.access import DEBUG_ALLOWED
-from hvtrace.replay.model.hypercall import INPUTS, Call, Ending, Mismatch
+from hvtrace.replay.model.hypercall import ANY, INPUTS, Call, Ending, Mismatch
 
 __all__ = ["ACCESS_DENIED", "HEADERS", "PAGE", "compare", "denied", "endings", "is_nested"]
 
@@ -40,6 +40,14 @@ CONNECTION, FLAG_NUMBER = 0xFF_FFFF, 0xFFFF_0000_0000
 
 #: HV_X64_MSR_SYNDBG_OPTIONS, and its bit that allows hypercalls.
 SYNDBG_OPTIONS, USE_HYPERCALLS = 0x4000_00FF, 1 << 2
+
+#: Statuses of QEMU (kvm_hv_handle_exit, hyperv_hcall_post_message, hyperv_hcall_signal_event); it leaves the connections
+#: it knows to KVM.
+QEMU_POST, QEMU_FAST_POST, QEMU_SIGNAL = (
+    frozenset({0, 2, 3, 4, 0x0B, 0x12, 0x13}),
+    frozenset({2}),
+    frozenset({2, 3, 4, 0x11, 0x12}),
+)
 
 #: Vectors an IPI may have.
 LOWEST_VECTOR, HIGHEST_VECTOR = 0x10, 0xFF
@@ -154,7 +162,7 @@ def _steps(call: Call) -> Iterator[Step]:
         yield from _signal_event(call)
     elif code == POST_MESSAGE:
         yield from _plain(call)
-        yield from _to_userspace(call)
+        yield from _to_userspace(call, QEMU_FAST_POST if call.fast else QEMU_POST)
     elif code in DEBUG_CALLS:
         yield from _debug(call)
     elif EXTENDED[0] <= code <= EXTENDED[1]:
@@ -176,10 +184,11 @@ def _no_header(call: Call) -> Step:
     return Step(_differ(call, 0), Ending(INVALID_INPUT), UNCHECKED)
 
 
-def _to_userspace(call: Call) -> Iterator[Step]:
-    """Userspace is not bothered where it has not set up the SynIC."""
+def _to_userspace(call: Call, statuses: frozenset[int]) -> Iterator[Step]:
+    """Userspace is not bothered where the SynIC is not active. `statuses` are those that QEMU gives."""
     yield Step(_not(call.vcpu.synic), Ending(INVALID_INPUT))
-    yield Step(True, Ending(None, userspace=True))
+    choice = ANY if call.vcpu.bench.offer is None else statuses
+    yield Step(True, Ending(None, userspace=True, choice=choice))
 
 
 def _signal_event(call: Call) -> Iterator[Step]:
@@ -193,7 +202,7 @@ def _signal_event(call: Call) -> Iterator[Step]:
     elif not word & FLAG_NUMBER:
         yield Step(bool(word & ~CONNECTION), Ending(INVALID_INPUT))
         yield Step(None, Ending(SUCCESS))
-    yield from _to_userspace(call)
+    yield from _to_userspace(call, QEMU_SIGNAL)
 
 
 def _debug(call: Call) -> Iterator[Step]:

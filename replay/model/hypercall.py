@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.hypercall import EXTENDED, Handler, by_code, hypercall_name
-from hvtrace.abi.status import status_name
+from hvtrace.abi.status import STATUSES
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
@@ -29,6 +29,9 @@ INPUTS: dict[int, str] = {
     0x0015: "kvm_hv_send_ipi_ex",
 }
 
+#: Statuses that have a name.
+ANY = frozenset(status.value for status in STATUSES)
+
 #: The result word: status, and repetitions completed. All other bits are reserved.
 STATUS, REPS, REPS_SHIFT = 0xFFFF, 0xFFF << 32, 32
 
@@ -38,8 +41,8 @@ class Call:
     """One call: what its registers hold, what was seen of it so far, and its result (None: not seen).
 
     `var_cnt` is None where the kernel does not trace it. `shown` is the event of the decoded input. `accepted` are the
-    interrupts that the caller's thread made APICs take since. `userspace` and `faulted` tell that the thread left for
-    userspace, and that #UD was injected.
+    interrupts that the caller's thread made APICs take since. `userspace` tells that the thread left for userspace,
+    `diverged` that the call was found wrong: what follows from that is not reported again.
     """
 
     vcpu: Vcpu
@@ -56,7 +59,7 @@ class Call:
     shown_cell: list[bool] = field(default_factory=lambda: [False])
     accepted: list[tuple[Event, list[bool]]] = field(default_factory=list)
     userspace: bool = False
-    faulted: bool = False
+    diverged: bool = False
     result: int | None = None
     owed: Obligation | None = None
 
@@ -93,7 +96,7 @@ class Call:
 class Ending:
     """One way in which a call may end.
 
-    `status` None: userspace chooses it. `shown`: the event of the decoded input was traced before. `userspace`: the
+    `status` None: userspace chooses it, from `choice`. `shown`: the event of the decoded input was traced before. `userspace`: the
     thread left for userspace. `fault`: #UD instead of a result. `hidden`: for a reason that no trace shows.
     """
 
@@ -103,17 +106,21 @@ class Ending:
     fault: bool = False
     reps: int = 0
     hidden: bool = False
+    choice: frozenset[int] = ANY
 
     def gives(self, status: int) -> bool:
-        """Whether the call may return a status when it ends like this; userspace's must have a name."""
+        """Whether the call may return a status when it ends like this."""
         if self.fault:
             return False
-        return status_name(status) is not None if self.status is None else self.status == status
+        return status in self.choice if self.status is None else self.status == status
 
     def __str__(self) -> str:
         if self.fault:
             return "#UD"
-        return "userspace's status" if self.status is None else f"status {self.status}"
+        if self.status is not None:
+            return f"status {self.status}"
+        of = f", one of {', '.join(map(str, sorted(self.choice)))}" if self.choice != ANY else ""
+        return f"userspace's status{of}"
 
 
 @dataclass(slots=True)

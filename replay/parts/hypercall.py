@@ -63,7 +63,10 @@ class HypercallEvents(Part):
             return
         call.result = event[5]
         vcpu.meet(call.owed)
-        if not self.judge.ask(Moment.CALL, compare(call), event, vcpu, cell):
+        if call.diverged:
+            return
+        call.diverged = self.judge.ask(Moment.CALL, compare(call), event, vcpu, cell)
+        if not call.diverged:
             self._learn(call)
 
     def _learn(self, call: Call) -> None:
@@ -83,7 +86,6 @@ class HypercallEvents(Part):
         if call is None or event[5] != INVALID_OPCODE:
             return
         if any(ending.fault for ending in endings(call)):
-            call.faulted = True
             vcpu.call = None
             vcpu.meet(call.owed)
 

@@ -84,7 +84,9 @@ class IpiEvents(Part):
     def _input(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         call = vcpu.call
         subject = Input(vcpu, call, event, first=call is None or call.shown is None)
-        self.judge.ask(Moment.INPUT, subject, event, vcpu, cell)
+        diverged = self.judge.ask(Moment.INPUT, subject, event, vcpu, cell)
+        if call is not None:
+            call.diverged |= diverged
         if call is None or call.shown is not None or INPUTS.get(call.code) != event[2]:
             return
         call.shown, call.shown_cell = event, cell
@@ -113,7 +115,7 @@ class IpiEvents(Part):
 
     def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         sending = self.calls.pop(event[4], None)
-        if sending is not None and sending.call.result is not None:
+        if sending is not None and sending.call.result is not None and not sending.call.diverged:
             sending.finished_ns = event[1]
             self._over(sending)
 

@@ -52,4 +52,4 @@ def _words(name: str, values: tuple[int, int]) -> str:
     return f"vector 0x{values[0]:x}, {name} 0x{values[1]:x}"
 
 
-RULE = Rule("HV702", "ipi-input", (Moment.INPUT,), ("kvm_hv_hypercall",), check, theme="ipi input")
+RULE = Rule("HV702", "ipi-input", (Moment.INPUT,), ("kvm_hv_hypercall",), check)

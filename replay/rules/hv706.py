@@ -50,5 +50,5 @@ RULE = Rule(
     (Moment.CALL,),
     ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
     check,
-    theme="hypercall input",
+    theme="hypercall events",
 )
