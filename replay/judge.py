@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.state import state_for
 from hvtrace.replay.tape import text_of
 from hvtrace.replay.verdict import Divergence, Diverges, Form, Holds, Reason, Severity, Unknown, form_of
 
@@ -172,7 +173,7 @@ class Judge:
             verdict.expected,
             verdict.observed,
             message,
-            state=vcpu.describe(),
+            state=state_for(rule.code, vcpu),
             history=_history(event, vcpu),
             last_seq=event[0],
             last_ts_ns=event[1],

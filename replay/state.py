@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from hvtrace.abi.cpuid import BITS
 from hvtrace.abi.hypercall import HYPERV_HYPERCALLS
-from hvtrace.abi.msr import MSRS, msr_name
+from hvtrace.abi.msr import MSRS, is_synthetic, msr_name
 from hvtrace.abi.register import Group, Scope
 from hvtrace.replay.model.machine import Vcpu, Vm
 from hvtrace.replay.model.registers import holds
@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from hvtrace.replay.engine import Engine
     from hvtrace.replay.model.stimer import Stimer
 
-__all__ = ["state_of"]
+__all__ = ["in_words", "state_for", "state_of", "word"]
+
+#: What a divergence shows beside registers and timers, by the beginning of the rule's code: fields of Vcpu and of Vm.
+SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "HP": (("halting",), ()),
+    "HV6": (("run_time",), ("time", "master")),
+    "HV8": (("apic",), ("apics",)),
+    "HV9": ((), ("debugger",)),
+    "KP": (("paravirt",), ("paravirt",)),
+}
+
+#: Numbers from here on, and those of MSRs, are read more easily in hexadecimal.
+SMALL, LARGE = 1 << 16, 1 << 48
 
 #: Fields of Vm and Vcpu that are told by name, or that are notes of the event at hand.
 _TOLD = frozenset(
@@ -68,6 +80,32 @@ _CALLS = {call.code: call.name for call in HYPERV_HYPERCALLS}
 def state_of(engine: Engine) -> list[dict[str, Any]]:
     """One object a VM, with its vCPUs, in the order of their numbers. A value that is not known is null."""
     return [_vm(vm) for _, vm in sorted(engine.vms.items())]
+
+
+def state_for(code: str, vcpu: Vcpu) -> dict[str, str]:
+    """The state a divergence of a rule shows, in words."""
+    state = vcpu.describe()
+    for prefix, (own, common) in SHOWN.items():
+        if code.startswith(prefix):
+            state |= {name.replace("_", " "): in_words(_described(getattr(vcpu, name))) for name in own}
+            state |= {f"VM's {name}": in_words(_described(getattr(vcpu.vm, name))) for name in common}
+    return state
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Names with their values; "?" for what is not known."""
+    return ", ".join(f"{name} {word(value)}" for name, value in values.items())
+
+
+def word(value: object) -> str:
+    """A value for people."""
+    if value is None:
+        return "?"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and (value >= LARGE or (value >= SMALL and is_synthetic(value))):
+        return f"0x{value:x}"
+    return str(value)
 
 
 def _vm(vm: Vm) -> dict[str, Any]:
@@ -162,7 +200,7 @@ def _more(thing: Vm | Vcpu) -> dict[str, dict[str, Any]]:
         elif isinstance(value, dict | list | tuple) and value and all(map(_is_model, _values(value))):
             keys = value if isinstance(value, dict) else range(len(value))
             found |= {f"{title} {k}": _described(v) for k, v in zip(keys, _values(value), strict=True)}
-        elif _is_plain(value) and (value is not None or _PLAIN.search(str(field.type))):
+        elif _is_plain(value) and _tells(thing, field):
             plain[title] = _plain(value)
     return {"flags": plain, **found} if plain else found
 
@@ -189,10 +227,14 @@ def _described(thing: Any) -> dict[str, Any]:
     if callable(describe := getattr(thing, "describe", None)):
         words = describe()
         return dict(words) if isinstance(words, Mapping) else {"state": words}
-    names = (
-        [field.name for field in fields(thing)]
-        if is_dataclass(thing)
-        else sorted(getattr(thing, "__slots__", ()))
-    )
-    values = {name: getattr(thing, name, None) for name in names if not name.startswith("_")}
-    return {name.replace("_", " "): _plain(value) for name, value in values.items() if _is_plain(value)}
+    if is_dataclass(thing):
+        values = {f.name: getattr(thing, f.name, None) for f in fields(thing) if _tells(thing, f)}
+    else:
+        values = {name: getattr(thing, name, None) for name in sorted(getattr(thing, "__slots__", ()))}
+    plain = {name: value for name, value in values.items() if _is_plain(value) and not name.startswith("_")}
+    return {name.replace("_", " "): _plain(value) for name, value in plain.items()}
+
+
+def _tells(thing: Any, field: Field[Any]) -> bool:
+    """Whether a field says something: None of an object means that there is none."""
+    return getattr(thing, field.name, None) is not None or bool(_PLAIN.search(str(field.type)))

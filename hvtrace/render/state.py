@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvtrace.abi.msr import by_name
 from hvtrace.render.terminal import plural, safe, styled, wrapped
+from hvtrace.replay.state import in_words, word
 
 if TYPE_CHECKING:
     from hvtrace.pipeline.state import StateAt
@@ -68,7 +69,7 @@ def _stamp(ns: int) -> str:
 def _vm(vm: dict[str, Any]) -> Iterator[str]:
     yield styled(f"VM {vm['vm']}", "bold")
     exposure = vm["exposure"]
-    yield f"  Hyper-V offered {_word(exposure['hyperv'])}, CPUID enforced {_word(exposure['enforced'])}"
+    yield f"  Hyper-V offered {word(exposure['hyperv'])}, CPUID enforced {word(exposure['enforced'])}"
     leaves: dict[str, list[str]] = {}
     unknown: dict[str, int] = {}
     for bit, value in exposure["bits"].items():
@@ -119,7 +120,7 @@ def _where(left: dict[str, Any] | None) -> str:
 def _timer(timer: Mapping[str, Any]) -> str:
     if not any(value not in (0, "0x0", False) for name, value in timer.items() if name != "timer"):
         return "as at reset: not set, not armed"
-    words = [f"{name} {_word(timer[name])}" for name in ("config", "count", "expiry")]
+    words = [f"{name} {word(timer[name])}" for name in ("config", "count", "expiry")]
     for name in ("enabled", "armed", "pending", "parked"):
         value = timer[name]
         words.append(f"{name}?" if value is None else name if value else f"not {name}")
@@ -167,8 +168,7 @@ def _runs(values: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _more(more: Mapping[str, Mapping[str, Any]], indent: str) -> Iterator[str]:
     for title, values in more.items():
-        text = ", ".join(f"{name} {_word(value)}" for name, value in values.items())
-        yield from wrapped(text or "-", f"{indent}{title}: ", f"{indent}  ")
+        yield from wrapped(in_words(values) or "-", f"{indent}{title}: ", f"{indent}  ")
 
 
 def _unknown(thing: Mapping[str, Any], indent: str) -> Iterator[str]:
@@ -185,11 +185,3 @@ def _unknown(thing: Mapping[str, Any], indent: str) -> Iterator[str]:
         why = thing["why_unknown"]
         total += f"; the rest: {why} ({REASONS.get(why, 'see the coverage')})"
     yield from wrapped(total, f"{indent}= ")
-
-
-def _word(value: object) -> str:
-    if value is None:
-        return "?"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

@@ -17,7 +17,8 @@ from hvtrace.render.state import state_json, state_text
 from hvtrace.replay import state as telling
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
-from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.model.exposure import Exposure
+from hvtrace.replay.model.machine import Bench, Vm
 from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rules import RULES
 from hvtrace.replay.tape import TAPE
@@ -108,6 +109,18 @@ def test_the_state_does_not_judge_nor_write(tmp_path: Path) -> None:
     assert not store.has("divergences")
 
 
+@pytest.mark.parametrize("code", telling.SHOWN)
+def test_a_divergence_shows_the_state_of_its_family(code: str) -> None:
+    """Beside registers and timers, in words."""
+    traced = frozenset(TAPE)
+    bench = Bench(Judge(RULES, traced), profile_for("6.1"), traced)
+    vm = Vm(0, bench, Exposure())
+    own, common = telling.SHOWN[code]
+    state = telling.state_for(f"{code}99", vm.vcpu(1))
+    assert set(state) >= {name.replace("_", " ") for name in own} | {f"VM's {name}" for name in common}
+    assert all(isinstance(text, str) and text for text in state.values())
+
+
 def test_every_field_of_the_model_is_told() -> None:
     """An object tells about itself by `describe`, or by its plain fields; what is not known is null."""
 
@@ -117,11 +130,17 @@ def test_every_field_of_the_model_is_told() -> None:
         flag: bool | None
         hidden: list[int]
 
+    @dataclass
+    class Holding:
+        inner: Plain | None = None
+        number: int | None = None
+
     class Speaking:
         def describe(self) -> dict[str, str]:
             return {"it": "speaks"}
 
     assert telling._described(Plain(3, None, [1])) == {"some count": 3, "flag": None}
+    assert telling._described(Holding()) == {"number": None}
     assert telling._described(Speaking()) == {"it": "speaks"}
 
 
@@ -133,3 +152,19 @@ def test_the_state_of_any_case_can_be_told(case: Case) -> None:
     engine = Engine(Bench(Judge(RULES, traced), profile_for(case.kernel), traced), losses)
     engine.run(events[: len(events) // 2 + 1])
     json.dumps(telling.state_of(engine))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "?"),
+        (True, "yes"),
+        (False, "no"),
+        (17, "17"),
+        (0x4000_0092, "0x40000092"),
+        (1 << 63, "0x8" + 15 * "0"),
+    ],
+)
+def test_values_for_people(value: object, text: str) -> None:
+    """Indices and addresses in hexadecimal."""
+    assert telling.word(value) == text
