@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.msr import by_name
 from hvtrace.pipeline.result import concerns_interface
 from hvtrace.render.pages import rule_of, summary
 from hvtrace.render.terminal import plural, safe, styled, wrapped
-from hvtrace.replay.verdict import Severity
+from hvtrace.replay.verdict import Severity, form_of
 
 if TYPE_CHECKING:
     from hvtrace.pipeline.result import CheckResult
     from hvtrace.replay.judge import Coverage
     from hvtrace.replay.verdict import Divergence
 
-__all__ = ["as_text", "exact", "outcome", "reasons", "tally", "where"]
+__all__ = ["as_text", "exact", "gathered", "outcome", "reasons", "same_elsewhere", "tally", "where"]
 
 STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
 
@@ -29,14 +29,13 @@ def as_text(result: CheckResult, *, coverage: bool = True) -> str:
 def _lines(result: CheckResult, coverage: bool) -> Iterator[str]:
     yield from wrapped(f"{result.source}: profile {result.profile}")
     yield ""
-    for found in result.divergences:
-        if not found.known:
-            yield from _paragraph(found)
-            yield ""
-    known = [found for found in result.divergences if found.known]
+    for found, others in gathered(found for found in result.divergences if not found.known):
+        yield from _paragraph(found, others)
+        yield ""
+    known = gathered(found for found in result.divergences if found.known)
     if known:
         yield "Known, by the baseline:"
-        for found in known:
+        for found, _ in known:
             times = "" if found.count == 1 else f", {found.count} times"
             yield from wrapped(f"{found.rule} {found.name}: {found.message}{times}", "  ", "    ")
         yield ""
@@ -51,7 +50,26 @@ def _lines(result: CheckResult, coverage: bool) -> Iterator[str]:
     yield styled(outcome(result), {"clean": "green", "unjudged": "red"}.get(verdict, "red"))
 
 
-def _paragraph(found: Divergence) -> Iterator[str]:
+def gathered(divergences: Iterable[Divergence]) -> list[tuple[Divergence, list[int | None]]]:
+    """Divergences of one form in several VMs as one: the first of them, and the other VMs."""
+    found: dict[tuple[object, ...], tuple[Divergence, list[int | None]]] = {}
+    for one in divergences:
+        key = (form_of(one.rule, one.tracepoint, one.message), one.severity, one.known)
+        if key in found:
+            found[key][1].append(one.vm)
+        else:
+            found[key] = (one, [])
+    return list(found.values())
+
+
+def same_elsewhere(others: list[int | None]) -> str:
+    """The other VMs in which the same was found, in words."""
+    listed = ", ".join("?" if vm is None else str(vm) for vm in others[:20])
+    more = f" and {len(others) - 20} more" if len(others) > 20 else ""
+    return f"the same in VM {listed}{more}"
+
+
+def _paragraph(found: Divergence, others: list[int | None]) -> Iterator[str]:
     """One divergence: what, where, expected and observed, the state, what led there, the rule."""
     yield (
         styled(f"{found.rule} {found.name}", "bold") + f" ({styled(found.severity, STYLES[found.severity])})"
@@ -62,9 +80,11 @@ def _paragraph(found: Divergence) -> Iterator[str]:
     yield from wrapped(found.observed, "  observed  ")
     if found.count > 1:
         yield f"  and {found.count - 1} more, the last at event {found.last_seq}"
+    if others:
+        yield from wrapped(same_elsewhere(others), "  ", "    ")
     if found.also:
-        others = ", ".join(f"{code} {number} times" for code, number in sorted(found.also.items()))
-        yield from wrapped(f"other faces of it, as it seems: {others}", "  ", "    ")
+        faces = ", ".join(f"{code} {number} times" for code, number in sorted(found.also.items()))
+        yield from wrapped(f"other faces of it, as it seems: {faces}", "  ", "    ")
     state = {name: value for name, value in found.state.items() if not _at_reset(name, value)}
     if state:
         yield "  state (registers at their reset value are left out)"

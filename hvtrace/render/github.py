@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hvtrace.render.findings import outcome, where
+from hvtrace.render.findings import gathered, outcome, same_elsewhere, where
 from hvtrace.render.terminal import safe
 from hvtrace.replay.verdict import Severity
 
@@ -25,8 +25,8 @@ def as_github(result: CheckResult) -> str:
 
 def _lines(result: CheckResult) -> Iterator[str]:
     # GitHub shows ten annotations of each kind a step: the errors that came first are the ones to see.
-    for found in sorted(result.divergences, key=_rank):
-        yield _command(_kind(found), f"{found.rule} {found.name}", _words(found))
+    for found, others in gathered(sorted(result.divergences, key=_rank)):
+        yield _command(_kind(found), f"{found.rule} {found.name}", _words(found, others))
     for note in result.notes:
         yield _command("warning" if result.exit_code else "notice", TITLE, note)
     last = f"{result.source}, profile {result.profile}: {outcome(result)}"
@@ -43,7 +43,7 @@ def _rank(found: Divergence) -> tuple[int, int, str]:
     return ("error", "warning", "notice").index(_kind(found)), found.seq, found.rule
 
 
-def _words(found: Divergence) -> str:
+def _words(found: Divergence, others: list[int | None]) -> str:
     lines = [
         found.message,
         f"expected {found.expected}",
@@ -52,6 +52,8 @@ def _words(found: Divergence) -> str:
     ]
     if found.count > 1:
         lines.append(f"and {found.count - 1} more, the last at event {found.last_seq}")
+    if others:
+        lines.append(same_elsewhere(others))
     if found.known:
         lines.append("known, by the baseline")
     return "\n".join(lines)

@@ -77,6 +77,16 @@ def test_known_divergences_are_told_in_a_line_and_do_not_count() -> None:
     assert shown[-1].startswith("no divergence, 1 known; ")
 
 
+def test_the_same_fault_in_several_vms_is_told_once() -> None:
+    """With the numbers of the others."""
+    many = [divergence(vm=vm, seq=7 + vm, message=f"timer {vm}: period {vm}") for vm in range(30)]
+    shown = as_text(outcome_of(*many), coverage=False)
+    assert shown.count("HV509 stimer-periodic-off-grid (error)") == 1
+    numbers = ", ".join(map(str, range(1, 21)))
+    assert f"the same in VM {numbers} and 9 more state" in " ".join(shown.split())
+    assert shown.splitlines()[-1].startswith("30 divergences; ")
+
+
 def test_the_last_line_counts_warnings_apart_and_is_loud_where_nothing_was_judged() -> None:
     """Warnings are no divergences; shares are never rounded up to all."""
     warning = divergence("HV504", severity=Severity.WARNING)

@@ -186,6 +186,9 @@ def test_github_shows_errors_first_then_warnings_then_what_is_known() -> None:
     lines = as_github(outcome_of(known, warning, divergence(seq=9))).split("\n")
     assert [line.split(" ")[0] for line in lines] == ["::error", "::warning", "::notice", "::notice"]
     assert "known, by the baseline" in lines[2]
+    same = as_github(outcome_of(divergence(), divergence(vm=4), divergence(vm=None))).split("\n")
+    assert len(same) == 2
+    assert same[0].endswith("%0Athe same in VM 4, ?")
     assert as_github(unjudged()).split(" ")[0] == "::error"
 
 
