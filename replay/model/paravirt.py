@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hvtrace.replay.model.pvclock import Clock
 
 if TYPE_CHECKING:
+    from hvtrace.replay.model.access import Access
     from hvtrace.replay.model.machine import Vcpu, Vm
     from hvtrace.replay.tape import Event
 
@@ -50,6 +51,7 @@ class Interface:
     `features` is EAX of KVM's feature leaf, `xen` whether Xen's signature was offered, `reached` the highest guest
     physical address at which KVM reached memory, `accounted` whether the host accounts scheduling delays,
     `map_exits` whether userspace asked for MAP_GPA_RANGE, `old_clock` whether the boot vCPU uses the old clock MSR.
+    `refused` are writes that may have failed for want of memory.
     """
 
     base: int | None = None
@@ -59,6 +61,7 @@ class Interface:
     accounted: bool | None = None
     map_exits: bool | None = None
     old_clock: bool | None = None
+    refused: list[Access] = field(default_factory=list)
 
     def learn(self, leaf: int, rax: int, signature: tuple[int, int, int], found: bool | None) -> None:
         """A CPUID answer the guest got."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.register import Group, Scope
-from hvtrace.replay.model.access import Access
-from hvtrace.replay.model.machine import Vcpu
+from hvtrace.replay.model.access import Access, Fault
+from hvtrace.replay.model.machine import Vcpu, Vm
 from hvtrace.replay.model.paravirt import (
     ALL_WOKEN,
     ASYNC_PF_EN,
@@ -37,6 +37,9 @@ PV_TLB_FLUSH = 9
 
 #: Pages a vCPU waits for at most (ASYNC_PF_PER_VCPU is 64).
 MAX_WAITING = 1024
+
+#: Refused writes kept until it shows whether there was memory.
+MAX_REFUSED = 64
 
 #: What a token holds: the vCPU in its low bits, a counter above them (alloc_apf_token).
 TOKEN_SHIFT, TOKEN_MASK = 12, 0xFFF
@@ -79,6 +82,8 @@ class ParavirtEvents(Part):
                 (vcpu if row.scope is Scope.VCPU else vcpu.vm).registers.pop(row.home, None)
             if diverged and row.index == ASYNC_PF_EN:
                 vcpu.paravirt.whole = False
+            if access.fault.cause == "memory" and len(known.refused) < MAX_REFUSED:
+                known.refused.append(access)
         elif row.index == ASYNC_PF_EN:
             self._enabled(vcpu, value)
         elif row.index == STEAL_TIME:
@@ -88,7 +93,7 @@ class ParavirtEvents(Part):
             if value & 1 and offers(vcpu.vm, PV_TLB_FLUSH) and known.is_memory(value & ~NO_ADDRESS):
                 vcpu.open(Due.STEAL, access.event, access.cell, 1, "kvm_pv_tlb_flush")
         elif row.index == PV_EOI_EN and value & 1:
-            known.saw_memory(value & ~3)
+            self._reached(vcpu.vm, value & ~3)
 
     def _enabled(self, vcpu: Vcpu, value: int) -> None:
         """ASYNC_PF_EN: enabling wakes whoever waits, disabling drops all that is under way."""
@@ -96,11 +101,23 @@ class ParavirtEvents(Part):
         if delivered is None:
             state.whole = False
         elif delivered:
-            vcpu.vm.paravirt.saw_memory(value & ~NO_ADDRESS)
+            self._reached(vcpu.vm, value & ~NO_ADDRESS)
             state.wakes = 1
         else:
             state.waiting.clear()
             state.wakes, state.whole = 0, True
+
+    def _reached(self, vm: Vm, address: int) -> None:
+        """KVM reached memory there: what was refused below it was not refused for want of memory."""
+        known = vm.paravirt
+        known.saw_memory(address)
+        refused, known.refused = known.refused, []
+        for access in refused:
+            if known.is_memory(access.value & ~NO_ADDRESS):
+                access.late, access.fault = True, Fault(False, "", "KVM reached memory there")
+                self.judge.ask_access(access)
+            else:
+                known.refused.append(access)
 
     def _drop(self, vcpu: Vcpu, *kinds: Due) -> None:
         for due in vcpu.dues:
