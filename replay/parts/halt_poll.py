@@ -19,8 +19,9 @@ __all__ = ["HaltPollEvents"]
 HALTS = frozenset({(1, 12), (2, 0x78), (2, 0xA6)})
 
 #: A vCPU thread may be stopped at any point, so that one odd time says nothing. Odd is a halt that never slept and
-#: lasted longer than polling may by more than SLACK ns, and one that took less than one part in SMALL of the time
-#: since kvm_exit, where that was more than SLACK ns.
+#: lasted longer than polling may by more than SLACK ns (where polling takes less than that: a thread that polls for
+#: long is often stopped while it does), and one that took less than one part in SMALL of the time since kvm_exit, where
+#: that was more than SLACK ns.
 SLACK, SMALL = 1_000_000, 100
 
 
@@ -48,10 +49,13 @@ class HaltPollEvents(Part):
         return {"kvm_halt_poll_ns": self._any_change, "kvm_vcpu_wakeup": ignore}
 
     def _tsc_offset(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        """The offset was 0: a vCPU that has just been created does not poll (kvm_arch_vcpu_postcreate)."""
+        """An offset that was 0 is that of a vCPU just created, which does not poll (kvm_arch_vcpu_postcreate)."""
         halting = vcpu.halting
         if event[5] == 0 and vcpu.tid is None and halting.left is None and halting.poll is None:
             halting.poll, halting.born = 0, True
+        elif vcpu.registers.get(POLL_CONTROL) == 0:
+            # A reset writes the TSC, and lets the host poll again.
+            del vcpu.registers[POLL_CONTROL]
 
     def _any_change(self, event: Event, vcpu: Vcpu | None) -> None:
         """It may be this vCPU's."""
@@ -104,18 +108,17 @@ class HaltPollEvents(Part):
         """Times that are odd, but not for themselves."""
         vcpu, elapsed = wakeup.vcpu, wakeup.elapsed
         window = 0 if wakeup.allowed is False else wakeup.poll
-        odd = not wakeup.waited and window is not None and wakeup.ns > window + SLACK
+        odd = not wakeup.waited and window is not None and window < SLACK < wakeup.ns - window
         self._alike("unscheduled", wakeup, event, cell, odd=odd, known=window is not None)
         left = vcpu.left
-        plain = (
-            elapsed is not None
-            and left is not None
-            and (left[6], left[5]) in HALTS
-            and left is not vcpu.halting.left
-            and not vcpu.visited
-        )
-        odd = plain and elapsed is not None and elapsed > SLACK and wakeup.ns * SMALL < elapsed
-        self._alike("short", wakeup, event, cell, odd=odd, known=plain)
+        if elapsed is None or left is None:
+            self._alike("short", wakeup, event, cell, odd=False, known=False)
+        elif (left[6], left[5]) not in HALTS or left is vcpu.halting.left or vcpu.visited:
+            # Not the first halt after HLT: it began later than this exit.
+            vcpu.halting.runs.pop("short", None)
+        else:
+            odd = elapsed > SLACK and wakeup.ns * SMALL < elapsed
+            self._alike("short", wakeup, event, cell, odd=odd, known=True)
 
     def _alike(
         self, kind: str, wakeup: Wakeup, event: Event, cell: list[bool], *, odd: bool, known: bool

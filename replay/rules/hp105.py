@@ -23,7 +23,7 @@ not known.
 from __future__ import annotations
 
 from hvtrace.replay.model.halt_poll import Wakeup, due
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.rule import RESETS, Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
@@ -49,7 +49,7 @@ RULE = Rule(
     "HP105",
     "halt-poll-change-missing",
     (Moment.WAKEUP,),
-    ("kvm_halt_poll_ns", "kvm_vcpu_wakeup", "kvm_msr"),
+    ("kvm_halt_poll_ns", "kvm_vcpu_wakeup", "kvm_msr", RESETS),
     check,
     theme="halt polling",
 )

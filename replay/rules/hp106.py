@@ -22,8 +22,8 @@ Where neither the register nor the cap is known: the guest writes the register o
 from __future__ import annotations
 
 from hvtrace.replay.model.halt_poll import Change
-from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
+from hvtrace.replay.rule import RESETS, Moment, Rule
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
 
@@ -35,16 +35,16 @@ def check(change: Change) -> Verdict | None:
     )
     if why:
         return Diverges("no change", "grow" if change.grew else "shrink", f"{why}: the host does not poll")
-    if change.allowed is None or change.cap is None:
+    if change.allowed is None:
         return unknown(change.vcpu.why)
-    return HOLDS
+    return HOLDS if change.cap else unknown(Reason.PARAMETER_UNKNOWN)
 
 
 RULE = Rule(
     "HP106",
     "halt-poll-while-off",
     (Moment.HALT_POLL,),
-    ("kvm_halt_poll_ns",),
+    ("kvm_halt_poll_ns", RESETS),
     check,
     theme="halt polling",
 )

@@ -13,7 +13,7 @@ The length decides how long the vCPU polls, and every statistic of halts is made
 
 ## When it cannot tell
 A vCPU thread that is stopped before its halt begins makes one such time, not five in a row: single ones are not judged.
-Nor are halts that userspace interrupted, those without HLT, and stamps that are not in ns.
+Nor are stamps that are not in ns. Halts that userspace interrupted, and those without HLT, are none of its business.
 
 ## Example
     20.100000: kvm_exit: vcpu 0 reason hlt

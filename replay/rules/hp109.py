@@ -1,7 +1,8 @@
 """HP109 halt-without-sleep
 
 ## What it finds
-Five halts in a row of one vCPU that say they never slept (`poll`) and lasted over 1 ms longer than the vCPU polls.
+Five halts in a row of one vCPU that say they never slept (`poll`) and lasted over 1 ms longer than the vCPU polls,
+which is less than 1 ms.
 
 ## Why it matters
 Either the vCPU burns the host's CPU for the whole halt, or the outcome is reported wrongly and the success of polling
