@@ -104,3 +104,26 @@ def test_names_from_a_recording_reach_no_terminal_raw(tmp_path: Path) -> None:
     done = run("ingest", tmp_path / "\x1b[31mred.dat")
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
+
+
+def test_a_terminal_without_the_characters_gets_their_numbers() -> None:
+    """No traceback where stdout can show ASCII alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hvtrace", "info", get("kut-hyperv_synic") / "trace.dat"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2588\\u2588" in done.stdout
+
+
+def test_help_of_every_command_has_each_example_on_a_line_of_its_own() -> None:
+    """At 80 columns, as they are typed."""
+    for command in ("ingest", "info", "replay", "export", "rules", "abi"):
+        lines = run(command, "--help").stdout.splitlines()
+        start = lines.index("  Examples:")
+        examples = [line for line in lines[start + 1 :] if line.startswith("    hvtrace ")]
+        assert len(examples) >= 2, command
+        assert max(map(len, lines)) <= 80

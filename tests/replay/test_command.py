@@ -121,6 +121,17 @@ def test_a_known_divergence_does_not_count(capsys: pytest.CaptureFixture[str], t
     assert err == f"hvtrace: {tmp_path}/none.json: the baseline cannot be read: No such file or directory\n"
 
 
+def test_a_baseline_that_cannot_be_written_is_an_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One line."""
+    code, out, err = run(
+        capsys, "replay", silent(tmp_path), "--check", "--write-baseline", tmp_path / "no" / "x.json"
+    )
+    assert (code, out) == (2, "")
+    assert err == f"hvtrace: {tmp_path}/no/x.json: No such file or directory\n"
+
+
 def test_the_state_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     """Registers, timers and exposure of every vCPU; as JSON, null where it is not known."""
     recording = get("013-periodic-drift") / "trace.dat"
