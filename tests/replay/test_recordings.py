@@ -26,7 +26,7 @@ from hvtrace.replay.rules import RULES
 from hvtrace.store import Store
 
 #: The families of rules there are so far.
-FAMILIES = {"HV2", "HV4", "HV5"}
+FAMILIES = {"HV2", "HV4", "HV5", "HP1"}
 #: How far a dump's stamp may lie from the recording's.
 NEAR_NS = 100_000
 
@@ -55,7 +55,7 @@ def test_an_unmodified_kvm_never_diverges(recording: Path, stores) -> None:
     result = check(stores(recording))
     assert told(result) == []
     assert result.verdict == "clean"
-    for name in ("kvm_hv_stimer_expiration", "kvm_hv_stimer_callback", "kvm_msr"):
+    for name in ("kvm_hv_stimer_expiration", "kvm_hv_stimer_callback", "kvm_msr", "kvm_vcpu_wakeup"):
         total = result.totals.get(name, 0)
         if total > 200:
             assert result.judged[name] / total > 0.95, name
