@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.cpuid import FEATURES, SYNDBG
 from hvtrace.abi.msr import DISPATCHED
 from hvtrace.abi.register import Gate, Group, Msr
-from hvtrace.replay.model.paravirt import offers
+from hvtrace.replay.model.paravirt import interrupts, offers
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _exists(vcpu: Vcpu, row: Msr) -> bool | None:
     if row.group is Group.SYNDBG:
         return vcpu.bench.profile.fact("syndbg")
     if row.index in (ASYNC_PF_INT, ASYNC_PF_ACK):
-        return vcpu.bench.profile.fact("async_pf_int")
+        return interrupts(vcpu.vm)
     # MIGRATION_CONTROL is userspace's alone, through an MSR filter, and then there is no kvm_msr.
     return row.group is not Group.ABSENT and row.index != MIGRATION_CONTROL
 
@@ -178,14 +178,14 @@ def _kvm_value(vcpu: Vcpu, row: Msr, value: int) -> list[Fault]:
     reserved = value & row.fault_mask
     if reserved:
         return [Fault(True, "reserved", f"bits 0x{reserved:x} are reserved")]
-    interrupts = vcpu.bench.profile.fact("async_pf_int")
+    told = interrupts(vcpu.vm)
     if row.index == ASYNC_PF_EN:
-        if value & 8 and interrupts is not True:
-            known = None if interrupts is None else True
+        if value & 8 and told is not True:
+            known = None if told is None else True
             found.append(Fault(known, "reserved", "bit 3 is reserved", Reason.PARAMETER_UNKNOWN))
         found += _pv_gate(vcpu, 10) if value & 4 else []
         found += _pv_gate(vcpu, 14) if value & 8 else []
-    apic = row.index == ASYNC_PF_INT or (row.index == ASYNC_PF_EN and value and interrupts is not False)
+    apic = row.index == ASYNC_PF_INT or (row.index == ASYNC_PF_EN and value and told is not False)
     if apic and vcpu.vm.has_apic is not True:
         found.append(Fault(None, "apic", "the APIC may be in userspace", vcpu.why))
     accounted = vcpu.vm.paravirt.accounted or vcpu.bench.profile.fact("sched_info")

@@ -23,6 +23,7 @@ __all__ = [
     "Request",
     "TlbFlush",
     "delivers",
+    "interrupts",
     "offers",
     "reset_by_init",
 ]
@@ -160,13 +161,19 @@ def offers(vm: Vm, *features: int) -> bool | None:
     return False if bits == {False} and offer is not None else None
 
 
+def interrupts(vm: Vm) -> bool | None:
+    """Whether KVM tells by an interrupt that a page became ready, and has the registers for it; None: not known."""
+    fact, seen = vm.bench.profile.fact("async_pf_int"), vm.paravirt.features
+    return True if fact is None and seen is not None and seen >> 14 & 1 else fact
+
+
 def delivers(vcpu: Vcpu, value: int | None = None) -> bool | None:
     """Whether asynchronous page faults are told to the guest: ASYNC_PF_EN, or what it will hold; None: not known."""
     held = vcpu.registers.get(ASYNC_PF_EN) if value is None else value
     if held is None or not held & 1:
         return None if held is None else False
-    interrupts = vcpu.bench.profile.fact("async_pf_int")
-    return bool(held & 8) or (None if interrupts is None else not interrupts)
+    told = interrupts(vcpu.vm)
+    return bool(held & 8) or (None if told is None else not told)
 
 
 def reset_by_init(vcpu: Vcpu) -> None:

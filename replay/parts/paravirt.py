@@ -17,6 +17,7 @@ from hvtrace.replay.model.paravirt import (
     Request,
     TlbFlush,
     delivers,
+    interrupts,
     offers,
     reset_by_init,
 )
@@ -193,7 +194,6 @@ class ParavirtEvents(Part):
         vector = vcpu.registers.get(ASYNC_PF_INT)
         if everyone:
             state.wakes = 0
-            interrupts = self.bench.profile.fact("async_pf_int")
-            if interrupts and delivers(vcpu) and vector is not None and event[4] == vcpu.tid:
+            if interrupts(vcpu.vm) and delivers(vcpu) and vector is not None and event[4] == vcpu.tid:
                 detail = f"kvm_apic_accept_irq of vector {vector & 0xFF}"
                 vcpu.open(Due.PAGE_READY, event, cell, 1, detail, VECTOR | vector & 0xFF)
