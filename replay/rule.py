@@ -50,6 +50,8 @@ class Moment(Enum):
     ACK = "acknowledgement"
     #: A source was raised: did the APIC take it (`model.synic.Accepted`)?
     ACCEPT = "accepted"
+    #: An interrupt that KVM says was refused is put into the guest (`model.synic.Refused`).
+    REFUSED = "refused"
     #: The vCPU enters the guest after its thread raised a source by itself (`model.synic.Unsent`).
     UNSENT = "raised alone"
     #: A SynIC register is written, by the guest or by userspace (`model.synic.SynicWrite`).

@@ -209,6 +209,10 @@ class Vcpu:
     visited: bool = False
     eom: bool = False
     apic: Apic = field(default_factory=Apic)
+    #: Times each vector was taken by the APIC since it was last put into the guest; those of which KVM says that the
+    #: APIC refused them.
+    waiting: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, tuple[Event, list[bool]]] = field(default_factory=dict)
     #: A callback may still follow a cancelled timer.
     raced: bool = False
     #: SynIC registers before their last write (None: not known).
@@ -292,6 +296,8 @@ class Vcpu:
         self.history.clear()
         self.call = self.outermost = None
         self.visited = self.eom = False
+        self.waiting.clear()
+        self.refused.clear()
         self.halting.forget()
         self.paravirt = Paravirt()
 

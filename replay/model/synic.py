@@ -22,6 +22,7 @@ __all__ = [
     "EndOfInterrupt",
     "EndOfMessage",
     "Raised",
+    "Refused",
     "SynicWrite",
     "Unsent",
     "acknowledges",
@@ -82,11 +83,23 @@ class Acknowledgement:
 
 @dataclass(slots=True)
 class Accepted:
-    """A source was raised with a vector that the APIC took before (None: may have been taken unseen)."""
+    """A source was raised with a vector that the APIC took before (None: may have been taken unseen), and the APICs of
+    the vCPUs `elsewhere` as well.
+    """
 
     vcpu: Vcpu
     vector: int
     accepted: bool | None
+    elsewhere: list[int]
+
+
+@dataclass(slots=True)
+class Refused:
+    """KVM says that the APIC did not take an interrupt, and what became of it: `delivered`, or not known (None)."""
+
+    vcpu: Vcpu
+    vector: int
+    delivered: bool | None
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.msr_synic import SINTS
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.registers import host_wrote
-from hvtrace.replay.model.stimer import Timers
+from hvtrace.replay.model.stimer import Timers, vector_of
 from hvtrace.replay.model.synic import (
     EOM,
     SINT0,
@@ -16,6 +16,7 @@ from hvtrace.replay.model.synic import (
     Acknowledgement,
     EndOfInterrupt,
     Raised,
+    Refused,
     SynicWrite,
     acknowledges,
 )
@@ -33,6 +34,12 @@ SET_MSR = "kvm_hv_synic_set_msr"
 #: Interrupts of one thread kept, of which a synthetic source may be the cause (the idle threads of all CPUs are one),
 #: and threads for which they are kept.
 TAKEN, MAX_THREADS = 256, 4096
+
+#: kvm_exit of VMX after an end of interrupt that the processor carried out.
+EOI_INDUCED = (1, 45)
+
+#: Until a vector was seen to be put into the guest, the APIC may hold it from before.
+UNSEEN = -(1 << 40)
 
 #: Vectors an APIC has.
 VECTORS = 256
@@ -58,6 +65,8 @@ class SynicEvents(Part):
             "kvm_apic_accept_irq": self._accepted,
             "kvm_apicv_accept_irq": self._posted,
             "kvm_eoi": self._eoi,
+            "kvm_hv_stimer_expiration": self._expired,
+            "kvm_inj_virq": self._injected,
         }
 
     def strangers(self) -> dict[str, Stranger]:
@@ -96,16 +105,42 @@ class SynicEvents(Part):
         if own:
             vcpu.raised.append((sint, cell, event))
         self._must_be_accepted(event, vcpu, cell)
+        if event[7] <= 0:
+            self._refused(event, vcpu, cell, vector)
+
+    def _expired(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        timer = vcpu.timers[event[5]] if 0 <= event[5] < len(vcpu.timers) else None
+        if event[6] and event[7] and timer is not None and timer.config is not None:
+            self._refused(event, vcpu, cell, vector_of(timer.config))
+
+    def _refused(self, event: Event, vcpu: Vcpu, cell: list[bool], vector: int) -> None:
+        """KVM says that the APIC did not take it: then it must not come to the guest."""
+        if vcpu.waiting.get(vector) == 1:
+            vcpu.refused[vector] = (event, cell)
+
+    def _injected(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        vector, soft, again = event[5], event[6], event[7]
+        if soft or again or event[4] != vcpu.tid:
+            return
+        refusal = vcpu.refused.pop(vector, None)
+        if refusal is not None:
+            delivered = True if vcpu.waiting.get(vector) == 1 else None
+            self.judge.ask(Moment.REFUSED, Refused(vcpu, vector, delivered), refusal[0], vcpu, refusal[1])
+        vcpu.waiting[vector] = 0
 
     def _must_be_accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """The APIC takes the interrupt first, in the same thread."""
         taken, own = (event[3], event[6]), self.taken.get(event[4], ())
         accepted: bool | None = taken in own
+        elsewhere: list[int] = []
         if accepted:
+            since = list(own)[list(own).index(taken) + 1 :]
+            vm = event[3] >> 16
+            elsewhere = [p & 0xFFFF for p, v in since if v == event[6] and p >> 16 == vm and p != event[3]]
             self.taken[event[4]].remove(taken)
         elif event[4] not in self.known and not (event[4] == vcpu.tid and vcpu.whole):
             accepted = None
-        self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted), event, vcpu, cell)
+        self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted, elsewhere), event, vcpu, cell)
         self.known.add(event[4])
 
     def _acknowledged_alone(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -154,8 +189,12 @@ class SynicEvents(Part):
                 self.taken.clear()
                 self.known.clear()
             self.taken[event[4]] = deque(maxlen=TAKEN)
-        self.taken[event[4]].append((event[3], event[5]))
         self.known.add(event[4])
+        vcpu.waiting[event[5]] = vcpu.waiting.get(event[5], UNSEEN) + 1
+        if event[6] or event[7]:
+            # A synthetic source's is fixed and edge-triggered.
+            return
+        self.taken[event[4]].append((event[3], event[5]))
         if event[4] == vcpu.tid:
             vcpu.accepted.append(event[5])
 
@@ -163,14 +202,21 @@ class SynicEvents(Part):
         if event[4] != vcpu.tid:
             return
         vcpu.effects.append((event, cell))
-        # In an MSR exit the APIC itself ends the interrupt; accelerated ends do not reach the SynIC.
-        if vcpu.kind == "msr" and vcpu.whole and acknowledges(vcpu, event[5]):
+        # Only the processor's own ends (APICv) do not reach the SynIC.
+        if vcpu.whole and not _accelerated(vcpu) and acknowledges(vcpu, event[5]):
             vcpu.open(Due.SYNIC_EOI, event, cell, 1, f"kvm_hv_synic_send_eoi of vector {event[5]}")
 
     def _posted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         # With APICv it comes beside kvm_apic_accept_irq, or alone.
         if (event[3], event[5]) not in self.taken.get(event[4], ()):
             self._accepted(event, vcpu, cell)
+
+
+def _accelerated(vcpu: Vcpu) -> bool:
+    """Whether this may be an exit in which the processor has ended the interrupt by itself."""
+    if not vcpu.out or vcpu.left is None:
+        return False
+    return vcpu.left[6] is None or (vcpu.left[6], vcpu.left[5]) == EOI_INDUCED
 
 
 def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:

@@ -91,7 +91,9 @@ class WriteEvents(Part):
         self.ending.clear()
 
     def _returned(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        self.last.pop(event[4], None)
+        before = self._before(event)
+        if before is not None and not before.host and not before.alone:
+            _unfinished(before, event)
 
     def _injected(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.injected = event[0]
@@ -136,8 +138,7 @@ class WriteEvents(Part):
             before.vcpu.break_(owed, "a cancellation without a cause")
             timer.broken(owed)
         elif not before.host:
-            owed = Obligation(Due.MSR, before.vcpu, before.event, before.cell, 1, "kvm_msr of the write")
-            before.vcpu.break_(owed, f"userspace's {event[2]} comes first")
+            _unfinished(before, event)
 
     def _cleanup(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         before, number = self._before(event), event[5]
@@ -181,3 +182,11 @@ def _uncancelled(step: Step, event: Event) -> None:
     if owed is not None and owed.event is step.event:
         step.vcpu.break_(owed, f"{event[2]} comes first")
         timer.broken(owed)
+
+
+def _unfinished(step: Step, event: Event) -> None:
+    """A guest's write, and the thread is in userspace before its kvm_msr."""
+    owed = next((due for due in step.vcpu.dues if due.due is Due.MSR and due.event is step.event), None)
+    if owed is None:
+        owed = Obligation(Due.MSR, step.vcpu, step.event, step.cell, 1, "kvm_msr of the write")
+    step.vcpu.break_(owed, f"{event[2]} comes first")

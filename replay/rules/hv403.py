@@ -2,7 +2,8 @@
 
 ## What it finds
 The end of an interrupt with a synthetic source's vector that does not acknowledge exactly the unmasked
-sources with this vector, in ascending order.
+sources with this vector, in ascending order; and one that the SynIC takes for a source's although no unmasked
+source has its vector.
 
 ## Why it matters
 A timer message that waits for its slot is not tried again, or is tried again too early.
@@ -33,6 +34,9 @@ def check(end: EndOfInterrupt) -> Verdict | None:
     """The sources with that vector, and no others."""
     if end.expected is None:
         return unknown(end.vcpu.why)
+    if not end.expected:
+        text = f"no unmasked source has vector {end.vector}"
+        return Diverges("no kvm_hv_synic_send_eoi", f"vector {end.vector}", text)
     if end.acknowledged == end.expected:
         return HOLDS
     text = f"the end of vector {end.vector} acknowledges other sources than those that have it"

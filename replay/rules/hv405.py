@@ -1,8 +1,8 @@
 """HV405 sint-not-taken
 
 ## What it finds
-A synthetic interrupt that was raised although the vCPU's APIC did not take an interrupt with its vector
-just before.
+A synthetic interrupt that was raised although the vCPU's APIC did not take a fixed, edge-triggered interrupt
+with its vector just before, or that another vCPU's APIC took as well.
 
 ## Why it matters
 The hypervisor believes it has told the guest, and the guest hears nothing.
@@ -32,6 +32,10 @@ def check(raised: Accepted) -> Verdict | None:
     """The APIC takes it first."""
     if raised.accepted is None:
         return unknown(raised.vcpu.why)
+    if raised.elsewhere:
+        shown = ", ".join(f"vCPU {number}" for number in raised.elsewhere)
+        text = f"vector {raised.vector} went to another vCPU than vCPU {raised.vcpu.number} as well"
+        return Diverges(f"vCPU {raised.vcpu.number} alone", shown, text)
     if raised.accepted:
         return HOLDS
     text = f"the APIC took no interrupt with vector {raised.vector}"

@@ -61,6 +61,7 @@ SILENT = {
     "HV902": {"unknown"},
     "HV513": {"unknown"},
     "HV406": {"holds"},
+    "HV408": {"holds"},
     "HV813": {"holds"},
 }
 
