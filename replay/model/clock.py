@@ -60,6 +60,9 @@ SWITCH = 500_000
 #: at most, which a host that is itself a guest may get tens of ms late; and once a second on CPUs without ticks.
 BEHIND, BEHIND_TICKLESS = 50_000_000, 2_000_000_000
 
+#: Sightings in a row that agree with one another and not with the others: the time was set.
+CERTAIN = 8
+
 #: A stamp of jiffies does not change for this many ns.
 JIFFY = 1_000_000
 
@@ -183,15 +186,22 @@ class ReferenceTime:
     """
 
     line: Line | None = None
-    #: The line of the last sighting that was off, and that sighting while it is open which of two is wrong.
+    #: The line of the sightings since the last that was on the line, as far as they agree: it takes over once it has
+    #: more than the other has, or many. And the first sighting that is off, while it is open which of two is wrong.
     rival: Line | None = None
     open: Sighting | None = None
     anchor: int | None = None
     counted: bool | None = None
+    #: The reference time was found to be wrong: nothing is to be judged by it any more.
+    wrong: bool = False
 
-    def see(self, seen: Sighting, apart: float) -> list[Sighting]:
-        """A value is seen: returns the sightings that can be judged now."""
+    def see(self, seen: Sighting, apart: float, *, settled: bool) -> list[Sighting]:
+        """A value is seen: returns the sightings that can be judged now. `settled`: the line may be learnt from it."""
         line, rival, owed = self.line, self.rival, self.open
+        if not settled:
+            seen.fits = None if line is None else line.has(seen, apart)
+            self.wrong = self.wrong or seen.fits is False
+            return [seen]
         if line is None:
             self.line = Line(seen.earliest, seen.latest, seen.stamp)
             return [seen]
@@ -199,22 +209,24 @@ class ReferenceTime:
             line.take(seen, apart)
             self.rival = self.open = None
             seen.fits = True
+            self.wrong = self.wrong or owed is not None
             return [seen] if owed is None else [owed, seen]
         low, high = seen.low, seen.high
+        self.open = None
         if rival is not None and rival.has(seen, apart):
             rival.take(seen, apart)
-            self.line, self.rival, self.open = rival, None, None
-            seen.fits = True
-            if owed is None:
-                return [seen]
-            owed.fits = True
-            return [owed, seen]
-        seen.low, seen.high = low, high
-        seen.fits = False
-        self.rival, self.open = Line(seen.earliest, seen.latest, seen.stamp), None
-        if line.sightings == 1 and rival is None:
-            self.open = seen
-            return []
+            if rival.sightings > min(line.sightings, CERTAIN):
+                self.line, self.rival = rival, None
+                seen.fits = True
+                if owed is not None:
+                    owed.fits = True
+        else:
+            self.rival = Line(seen.earliest, seen.latest, seen.stamp)
+            if line.sightings == 1 and rival is None:
+                seen.fits, self.open = False, seen
+                return []
+        if not seen.fits:
+            seen.low, seen.high, seen.fits, self.wrong = low, high, False, True
         return [seen] if owed is None else [owed, seen]
 
     def anchored(self, stamp: int, counted: bool, *, abrupt: bool) -> None:
@@ -224,7 +236,8 @@ class ReferenceTime:
         self.rival = self.open = None
         if self.line is not None and self.anchor is not None and not abrupt:
             drift = abs(stamp - self.anchor) * STEERED + SWITCH
-            self.line = Line(self.line.low - drift, self.line.high + drift, self.line.at)
+            self.line.low -= drift
+            self.line.high += drift
         else:
             self.line = None
         self.anchor, self.counted = stamp, counted
@@ -232,6 +245,7 @@ class ReferenceTime:
     def lose(self) -> None:
         """Nothing is known any more."""
         self.line = self.rival = self.open = self.anchor = self.counted = None
+        self.wrong = False
 
 
 @dataclass(slots=True)

@@ -101,9 +101,9 @@ class ClockEvents(Part):
             stamps.fine = True
         apart = stamps.apart(counted=time.counted is True)
         ready = [seen]
-        if apart is not None and since >= 0 and not vcpu.grace and not vcpu.vm.is_clock_frozen:
-            ready = time.see(seen, apart)
-        if ready != [seen] or seen.fits is False:
+        if apart is not None and since >= 0 and not vcpu.vm.is_clock_frozen:
+            ready = time.see(seen, apart, settled=not vcpu.grace)
+        if time.wrong or time.open is not None:
             # Whether a timer was late or early is not to be told by a time that is in doubt.
             for timer in vcpu.timers:
                 timer.expired = None

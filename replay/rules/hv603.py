@@ -18,10 +18,10 @@ rates of host clocks may differ (10 % where one of them follows NTP, or where it
 values contradict each other, the third decides whether the second is reported.
 
 ## When it cannot tell
-At the first value; after a loss, a reset or a change of a TSC offset; for three entries after the master clock changed
-(by an update the vCPU makes itself, the time may move no more than host clocks can have run apart since the one
-before); where the guest froze its TSC page (TSC_EMULATION_CONTROL); with clocks of the trace that do not give
-nanoseconds, or give them in steps.
+At the first value; after a loss, a reset or a change of a TSC offset, and after userspace set the clock; where the
+guest froze its TSC page (TSC_EMULATION_CONTROL); with clocks of the trace that do not give nanoseconds, or give them in
+steps. When a vCPU updates the master clock, the time may move by as much as host clocks can have run apart since the
+update before.
 
 ## Example
     kvm_msr: msr_read 40000020 = 0x17cc6ea       (26.335000)
