@@ -91,6 +91,10 @@ class Moment(Enum):
     SKIPPED = "paravirtual eoi unused"
     #: An interrupt was ended by the flag while another one was pending (`model.apic.Armed`).
     ARMED = "paravirtual eoi armed"
+    #: An interrupt is delivered to a vCPU (`model.apic.Delivery`).
+    DELIVERY = "delivery"
+    #: A source with auto-EOI may make APICv stop (`model.apic.Inhibition`).
+    INHIBITION = "apicv inhibition"
     #: An APIC register is accessed through a synthetic MSR (`model.apic.Through`).
     THROUGH = "apic register"
     #: An interrupt was sent through the command register (`model.apic.Ipi`).

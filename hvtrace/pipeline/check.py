@@ -243,12 +243,12 @@ def _ignore_msrs(host: dict[str, Any]) -> bool | None:
 
 
 def _apicv(host: dict[str, Any]) -> bool | None:
-    """False where the metadata has APICv (Intel) or AVIC (AMD) switched off."""
+    """Whether APICv (Intel) or AVIC (AMD) is switched on, where the metadata tells."""
     parameters = host.get("module_parameters")
     for module, name in (("kvm_intel", "enable_apicv"), ("kvm_amd", "avic")):
         found = parameters.get(module) if isinstance(parameters, dict) else None
-        if isinstance(found, dict) and str(found.get(name)) in ("N", "0"):
-            return False
+        if isinstance(found, dict) and name in found:
+            return {"Y": True, "N": False, "1": True, "0": False}.get(str(found[name]))
     return None
 
 

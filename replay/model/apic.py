@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     from hvtrace.replay.tape import Event
 
 __all__ = [
-    "BUSY", "CLASSES", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED", "MODE_INIT",
-    "MODE_LOWEST", "MODE_MASK", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed", "EndOfService", "Ipi",
-    "LazyEnd", "Pending", "Skipped", "Through", "automatic", "destinations",
+    "BUSY", "CLASSES", "ENABLED", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED",
+    "MODE_INIT", "MODE_LOWEST", "MODE_MASK", "SPURIOUS", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed",
+    "Delivery", "EndOfService", "Inhibition", "Ipi", "LazyEnd", "Pending", "Skipped", "Through", "automatic", "destinations",
+    "uses_automatic",
 ]  # fmt: skip
 
 #: Registers of the APIC page.
-ID_REGISTER, TPR_REGISTER, EOI_REGISTER = 0x20, 0x80, 0xB0
+ID_REGISTER, TPR_REGISTER, EOI_REGISTER, SPURIOUS = 0x20, 0x80, 0xB0, 0xF0
 ICR_LOW, ICR_HIGH = 0x300, 0x310
+
+#: Spurious-interrupt vector register, bit 8: the APIC is enabled.
+ENABLED = 1 << 8
 
 #: Bits of the interrupt command register.
 MODE_MASK, LOGICAL, BUSY, ASSERT, LEVEL, SHORTHAND = 0x700, 0x800, 0x1000, 0x4000, 0x8000, 0xC0000
@@ -42,6 +46,9 @@ CLASSES = 16
 #: SINT bit 17: taking the interrupt ends it.
 AUTO_EOI = 1 << 17
 
+#: The lowest vector of a source that the SynIC looks at.
+LOWEST_VECTOR = 16
+
 #: Key of an obligation that cannot be held against KVM: an end without a write may be the hardware's.
 UNASKED_UNSURE = -3
 
@@ -49,13 +56,14 @@ UNASKED_UNSURE = -3
 @dataclass(frozen=True, slots=True)
 class Pending:
     """An interrupt the APIC took and did not deliver yet: rank of its event; by the vCPU's own thread; level triggered;
-    as an inter-processor interrupt.
+    as an inter-processor interrupt; `sure` where the APIC is known to have been enabled.
     """
 
     seq: int
     own: bool
     level: bool
     ipi: bool
+    sure: bool
 
 
 @dataclass(slots=True)
@@ -70,6 +78,9 @@ class Apic:
     service: set[int] = field(default_factory=set)
     perhaps: set[int] = field(default_factory=set)
     unseen: int = CLASSES
+    #: Nothing was pending before what `pending` has. The APIC is enabled (SVR bit 8).
+    clear: bool = False
+    enabled: bool = False
     #: Rank of the delivery of each vector in service.
     delivered: dict[int, int] = field(default_factory=dict)
     #: The same of the vector that ended last (-1: not known).
@@ -82,7 +93,6 @@ class Apic:
     ended_lazily: int = -1
     #: Interrupts were injected in software, which APICv does not do.
     software: bool = False
-    x2apic: bool | None = None
     #: The command register, where it was last written through the synthetic MSR.
     command: int | None = None
     #: Accesses to APIC registers and interrupts sent in the exit whose kvm_exit has rank `unit`, with their marks.
@@ -109,9 +119,9 @@ class Apic:
         self.unknown()
         self.unseen = CLASSES
         self.perhaps.clear()
-        self.lazy = self.x2apic = self.command = None
+        self.lazy = self.command = None
         self.suspects.clear()
-        self.software = False
+        self.software = self.clear = self.enabled = False
         self.asked = self.unasked = None
 
     def unknown(self) -> None:
@@ -216,6 +226,32 @@ class Armed:
 
 
 @dataclass(slots=True)
+class Delivery:
+    """An interrupt is delivered while others of higher vectors, which the APIC is sure to have taken, wait; `sure`
+    where it is sure to have taken this one.
+    """
+
+    vector: int
+    sure: bool
+    waiting: list[int]
+
+
+@dataclass(slots=True)
+class Inhibition:
+    """A source was written, which makes the vCPU's first vector with auto-EOI or takes its last one away.
+
+    `offered` tells whether APICv may be used in VMs at all (None: not known), `used` whether some vCPU of the VM has
+    such a vector then (None: not known); `shown` are the changes of APICv's inhibition by Hyper-V in this exit.
+    """
+
+    access: Access
+    changed: bool | None
+    offered: bool | None
+    used: bool | None
+    shown: list[Event]
+
+
+@dataclass(slots=True)
 class Through:
     """An access to an APIC register through a synthetic MSR, and the events of the APIC it led to.
 
@@ -266,12 +302,7 @@ def destinations(vcpu: Vcpu, command: int, target: int) -> tuple[set[int] | None
     if shorthand == 3:
         return set(vm.vcpus) - {vcpu.number}, False
     if command & LOGICAL:
-        if vcpu.apic.x2apic is not True:
-            return None, False
-        cluster = target >> 16 << 4
-        named = {cluster + bit for bit in range(16) if target >> bit & 1}
-        found = {n for n in named if n in vm.vcpus and vm.vcpus[n].apic.x2apic}
-        return found, False
+        return None, False
     if target in (0xFF, 0xFFFF_FFFF) or target not in vm.vcpus:
         return None, False
     return {target}, True
@@ -285,3 +316,16 @@ def automatic(vcpu: Vcpu, vector: int) -> bool | None:
     if any(s is not None and not masked(s) and s & AUTO_EOI and vector_of(s) == vector for s in known):
         return True
     return None if None in known else False
+
+
+def uses_automatic(vcpu: Vcpu, former: tuple[int, int | None] | None = None) -> bool | None:
+    """Whether the vCPU has a vector with auto-EOI (None: not known); `former`: as if a register held what it held."""
+    known = {SINT0 + n: vcpu.registers.get(SINT0 + n) for n in range(SINTS)}
+    if former is not None:
+        known[former[0]] = former[1]
+    values = known.values()
+    if any(
+        s is not None and not masked(s) and s & AUTO_EOI and vector_of(s) >= LOWEST_VECTOR for s in values
+    ):
+        return True
+    return None if None in values else False

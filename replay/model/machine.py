@@ -77,7 +77,7 @@ class Bench:
     traced: frozenset[str]
     offer: Offer | None = None
     ignore_msrs: bool | None = None
-    #: False where APICv and AVIC are switched off for every VM (None: not known).
+    #: APICv or AVIC may serve VMs, or is switched off for every one (None: not known).
     apicv: bool | None = None
     repeats: bool = False
     stamps: Stamps = field(default_factory=Stamps)
@@ -162,7 +162,7 @@ class Vm:
     def create(self) -> None:
         """The VM is seen from its first instruction: registers nobody wrote hold their reset values."""
         for vcpu in self.vcpus.values():
-            vcpu.apic.unseen = 0
+            vcpu.apic.unseen, vcpu.apic.clear = 0, True
         for index, scope, reset in FRESH:
             if scope is Scope.VM:
                 self.registers.setdefault(index, reset)

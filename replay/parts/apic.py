@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvtrace.abi.msr_synic import SINTS
 from hvtrace.replay.model.access import ASSIST_PAGE, EOI, ICR, PV_EOI_EN, TPR, Access
 from hvtrace.replay.model.apic import (
     BUSY,
     CLASSES,
+    ENABLED,
     EOI_REGISTER,
     ICR_HIGH,
     ICR_LOW,
@@ -18,10 +20,13 @@ from hvtrace.replay.model.apic import (
     MODE_INIT,
     MODE_LOWEST,
     MODE_MASK,
+    SPURIOUS,
     TPR_REGISTER,
     UNASKED_UNSURE,
     Armed,
+    Delivery,
     EndOfService,
+    Inhibition,
     Ipi,
     LazyEnd,
     Pending,
@@ -29,8 +34,10 @@ from hvtrace.replay.model.apic import (
     Through,
     automatic,
     destinations,
+    uses_automatic,
 )
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
+from hvtrace.replay.model.synic import SINT0
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger, ignore
 from hvtrace.replay.rule import Moment
@@ -45,6 +52,9 @@ BEHIND = {EOI: EOI_REGISTER, ICR: ICR_LOW, TPR: TPR_REGISTER}
 
 #: apicv_inhibit reason 0: switched off by module parameter, for every VM.
 SWITCHED_OFF = 1
+
+#: apicv_inhibit reason 1: a source with auto-EOI.
+BY_HYPERV = 1
 
 
 class ApicEvents(Part):
@@ -88,11 +98,15 @@ class ApicEvents(Part):
         vcpu.vm.apics.nested = True
 
     def _accelerated(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if self.bench.apicv is None:
+            self.bench.apicv = True
         _accelerate(vcpu.vm, accelerated=True)
 
     def _inhibited(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[7] & SWITCHED_OFF:
             self.bench.apicv = False
+        if event[4] == vcpu.tid:
+            _act(vcpu, event, cell)
         _accelerate(vcpu.vm, accelerated=not event[7])
 
     def _any_inhibited(self, event: Event, vcpu: Vcpu | None) -> None:
@@ -127,11 +141,13 @@ class ApicEvents(Part):
             # The APIC is reset, when the vCPU comes to it.
             apic.unknown()
             apic.pending.clear()
+            apic.enabled = False
             apic.lazy = apic.command = None
             return
         if mode in (MODE_FIXED, MODE_LOWEST):
             apic.suspects.pop(vector, None)
-            apic.take(vector, Pending(event[0], event[4] == vcpu.tid, level, own))
+            mine = event[4] == vcpu.tid
+            apic.take(vector, Pending(event[0], mine, level, own, mine and apic.enabled))
             if apic.chance is not None:
                 vcpu.drop(apic.chance)
                 apic.chance = None
@@ -163,15 +179,19 @@ class ApicEvents(Part):
             return
         if self.bench.profile.fact("apicv_events"):
             apic.software = True
+        apic.enabled = True
+        waiting = [other for other, p in apic.pending.items() if p.sure and other > vector]
+        if self._judgeable(vcpu) and event[7] is not None:
+            self.judge.ask(Moment.DELIVERY, Delivery(vector, taken.sure, waiting), event, vcpu, cell)
         # The I/O APIC waits for the ends of some of its interrupts: they never arm the flag.
-        if apic.lazy and not apic.pending and taken.ipi:
+        if apic.lazy and apic.clear and not apic.pending and taken.ipi:
             apic.chance = vcpu.open(Due.CHANCE, event, cell, 2, f"the end of vector {vector} by the flag")
 
     def _end(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[4] != vcpu.tid:
             return
         apic, vector = vcpu.apic, event[5]
-        apic.seen = True
+        known, apic.seen = apic.seen or vcpu.whole, True
         judgeable = self._judgeable(vcpu)
         apic.skipped = None
         asked, apic.asked = apic.asked, None
@@ -191,7 +211,7 @@ class ApicEvents(Part):
             self._skipped(event, vcpu, cell)
         apic.end(vector)
         if asked is None:
-            key = -1 if judgeable else UNASKED_UNSURE
+            key = -1 if judgeable and known else UNASKED_UNSURE
             apic.unasked = vcpu.open(Due.PV_EOI, event, cell, 1, f"kvm_pv_eoi of vector {vector}", key)
 
     def _skipped(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -235,7 +255,7 @@ class ApicEvents(Part):
         apic.seen = True
         if before is None:
             return
-        apic.lazy = True
+        apic.lazy = apic.clear = True
         apic.ended_lazily = vector
         if vector >= 0:
             vcpu.vm.apics.lazy_vectors.add(vector)
@@ -256,6 +276,8 @@ class ApicEvents(Part):
             return
         if register == EOI_REGISTER:
             apic.asked = vcpu.open(Due.EOI, event, cell, 1, "kvm_eoi")
+        elif register == SPURIOUS:
+            apic.enabled = bool(event[7] & ENABLED)
         elif register == ID_REGISTER:
             vcpu.vm.apics.renumbered = True
         elif register in (ICR_LOW, ICR_HIGH):
@@ -313,6 +335,8 @@ class ApicEvents(Part):
                 vcpu.drop(apic.chance)
                 apic.chance = None
             return
+        if access.write and not access.refused and SINT0 <= access.index < SINT0 + SINTS:
+            self._source_written(access)
         if access.index not in BEHIND:
             return
         apic.acts = []
@@ -326,6 +350,20 @@ class ApicEvents(Part):
         elif access.index == TPR:
             # Until the guest has run twice: it may write CR8 without an exit.
             apic.priority = vcpu.open(Due.PRIORITY, access.event, access.cell, 2, "TPR as written")
+
+    def _source_written(self, access: Access) -> None:
+        """Whether the VM's use of auto-EOI begins or ends, which APICv cannot serve (synic_update_vector)."""
+        vcpu, index = access.vcpu, access.index
+        if not vcpu.whole or not self.bench.profile.fact("apicv_events"):
+            return
+        before, after = uses_automatic(vcpu, (index, vcpu.former.get(index))), uses_automatic(vcpu)
+        acts = vcpu.apic.acts if vcpu.apic.unit == vcpu.exit_seq else []
+        shown = [act for act, _ in acts if act[2] == "kvm_apicv_inhibit_changed" and act[5] == BY_HYPERV]
+        uses = [uses_automatic(other) for other in vcpu.vm.vcpus.values()]
+        used = True if True in uses else None if None in uses else False
+        changed = None if before is None or after is None else before != after
+        subject = Inhibition(access, changed, self.bench.apicv, used, shown)
+        self.judge.ask(Moment.INHIBITION, subject, access.event, vcpu, access.cell)
 
 
 def _act(vcpu: Vcpu, event: Event, cell: list[bool]) -> None:
