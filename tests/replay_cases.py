@@ -145,6 +145,8 @@ def _event(seq: int, name: str, given: dict[str, str]) -> Event:
     vm = given.pop("vm", "0")
     tid = int(given.pop("tid", str(100 + vcpu)))
     values = {**dict.fromkeys(TAPE[name], 0), **USUAL.get(name, {})}
+    if "vp_index" in values:
+        values["vp_index"] = vcpu
     values |= {key: None if value == "?" else int(value, 0) for key, value in given.items()}
     assert set(values) == set(TAPE[name]), f"{name} has no {set(values) - set(TAPE[name])}"
     place = place_of(None if vm == "?" else int(vm), vcpu)

@@ -15,16 +15,18 @@ from hvtrace.abi.register import Group
 if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
 
-__all__ = ["CONTROL", "REGISTERS", "STATUS", "DebugAccess", "Debugger"]
+__all__ = ["CONTROL", "REGISTERS", "STATUS", "VP_INDEX", "DebugAccess", "Debugger"]
 
 REGISTERS = frozenset(msr.index for msr in MSRS if msr.group is Group.SYNDBG)
 CONTROL, STATUS = 0x4000_00F1, 0x4000_00F2
+VP_INDEX = 0x4000_0002
 
 
 @dataclass(slots=True)
 class DebugAccess:
     """An access that reached the debugger. `held` is what the register held (None: not known); `former` what it held
-    before another vCPU's write, which may be under way still.
+    before another vCPU's write, which may be under way still. `shown` is the VP index the event names, `own` the
+    vCPU's as far as known.
     """
 
     vcpu: Vcpu
@@ -33,6 +35,8 @@ class DebugAccess:
     write: bool
     held: int | None = None
     former: int | None = None
+    shown: int | None = None
+    own: int | None = None
 
 
 @dataclass(slots=True)

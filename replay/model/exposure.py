@@ -54,9 +54,10 @@ class Exposure:
         """A CPUID answer the guest got."""
         if leaf == INTERFACE:
             self.hyperv = rax & 0xFFFF_FFFF == INTERFACE_SIGNATURE
-        if leaf in (VENDOR, INTERFACE, FEATURES, RECOMMENDATIONS, NESTED, SYNDBG) and found is not False:
+        if leaf in (VENDOR, INTERFACE, FEATURES, RECOMMENDATIONS, NESTED, SYNDBG):
             for register, value in zip(_REGISTERS, (rax, rbx, rcx, rdx), strict=True):
-                self.leaves[leaf, register] = value & 0xFFFF_FFFF
+                # Another leaf may answer for one that is not there: KVM takes none of its bits as offered.
+                self.leaves[leaf, register] = 0 if found is False else value & 0xFFFF_FFFF
 
     def doubt(self, leaf: int) -> None:
         """A leaf's answer cannot be right: what the guest was offered there is not known from it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.model.debugger import DebugAccess
+from hvtrace.replay.model.debugger import VP_INDEX, DebugAccess
 from hvtrace.replay.model.machine import Vcpu
 from hvtrace.replay.model.nested import CRASH_CTL, NestedEvent
 from hvtrace.replay.obligation import Due
@@ -60,20 +60,25 @@ class DebuggerEvents(Part):
             vcpu.vm.debugger.create()
 
     def _set(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        index, data = event[5], event[6]
         vcpu.hyperv = True
-        self.judge.ask(Moment.DEBUG, DebugAccess(vcpu, index, data, write=True), event, vcpu, cell)
-        vcpu.vm.debugger.wrote(vcpu, index, data)
+        self._judge(event, vcpu, cell, DebugAccess(vcpu, event[5], event[6], write=True))
+        vcpu.vm.debugger.wrote(vcpu, event[5], event[6])
         self._part_of_access(event, vcpu, cell)
 
     def _get(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         index, data = event[5], event[6]
         debugger = vcpu.vm.debugger
         held, former = debugger.read(vcpu, index)
-        subject = DebugAccess(vcpu, index, data, write=False, held=held, former=former)
-        self.judge.ask(Moment.DEBUG, subject, event, vcpu, cell)
+        self._judge(event, vcpu, cell, DebugAccess(vcpu, index, data, write=False, held=held, former=former))
         debugger.saw(index, data)
         self._part_of_access(event, vcpu, cell)
+
+    def _judge(self, event: Event, vcpu: Vcpu, cell: list[bool], access: DebugAccess) -> None:
+        """The event names the vCPU's VP index as well, before the guest reads it."""
+        access.shown, access.own = event[7], vcpu.registers.get(VP_INDEX)
+        self.judge.ask(Moment.DEBUG, access, event, vcpu, cell)
+        if access.shown is not None:
+            vcpu.registers[VP_INDEX] = access.shown
 
     def _part_of_access(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """Within an exit for an MSR, and before the thread went to userspace, it is the guest's access."""

@@ -2,7 +2,8 @@
 
 ## What it finds
 A read of VP_INDEX, TSC_FREQUENCY, APIC_FREQUENCY or SVERSION that differs from an earlier read by the
-same vCPU, or that the register can never return.
+same vCPU, of VP_INDEX also from the index that the debugger's events name, or that the register can never
+return.
 
 ## Why it matters
 The guest computes masks and times from these once and keeps them.
@@ -13,7 +14,7 @@ The guest computes masks and times from these once and keeps them.
 > unless the VM was given another bus clock.
 
 ## When it cannot tell
-Until it was read once in the recording, and after userspace may have set it (creation, reset, migration).
+Until it was read or named once in the recording, and after userspace may have set it (creation, reset, migration).
 
 ## Example
     kvm_msr: msr_read 40000002 = 0x1

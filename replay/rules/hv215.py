@@ -48,7 +48,7 @@ def check(access: Access) -> Verdict | None:
     wanted = [] if access.refused else [(EVENTS[access.write], access.index, access.value)]
     if [(effect[2], effect[5], effect[6]) for effect in seen] == wanted:
         return HOLDS
-    shown = ", ".join(f"{name} msr 0x{index:x} data 0x{value:x}" for _, _, name, _, _, index, value in seen)
+    shown = ", ".join(f"{effect[2]} msr 0x{effect[5]:x} data 0x{effect[6]:x}" for effect in seen)
     expected = f"{EVENTS[access.write]} data 0x{access.value:x}" if wanted else "no effect"
     return Diverges(expected, shown or "none", f"{access.verb} of {access.name} shows another effect")
 

@@ -12,7 +12,7 @@ The guest hypervisor finds an exit it cannot have had, and loses the state of it
 
 ## When it cannot tell
 Until an exit was reflected; after a loss and after userspace was at work (it may restore a nested guest); on kernels
-before 6.1, which do not trace nested entries on Intel.
+before 6.1, which do not trace nested entries on Intel. No recording of a nested guest has exercised it yet.
 
 ## Example
     kvm_nested_vmexit_inject: reason: hlt

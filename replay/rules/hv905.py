@@ -11,7 +11,7 @@ The guest hypervisor, whose own hypercall it is, never sees the call and keeps s
 > the bit, for the guest hypervisor's consent in its VMCS or VMCB and in its VP assist page).
 
 ## When it cannot tell
-Where the leaf was not read and no -cpu flags are known.
+Where the leaf was not read and no -cpu flags are known. No recording of a nested guest has exercised it yet.
 
 ## Example
     kvm_cpuid: func 4000000a rax 80000
