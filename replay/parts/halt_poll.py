@@ -53,9 +53,9 @@ class HaltPollEvents(Part):
         halting = vcpu.halting
         if event[5] == 0 and vcpu.tid is None and halting.left is None and halting.poll is None:
             halting.poll, halting.born = 0, True
-        elif vcpu.registers.get(POLL_CONTROL) == 0:
-            # A reset writes the TSC, and lets the host poll again.
-            del vcpu.registers[POLL_CONTROL]
+        else:
+            # Userspace writes the TSC where it resets or restores a vCPU, and the register as well.
+            vcpu.registers.pop(POLL_CONTROL, None)
 
     def _any_change(self, event: Event, vcpu: Vcpu | None) -> None:
         """It may be this vCPU's."""

@@ -11,7 +11,7 @@ A guest that polls by itself switches the host's polling off: with both, the CPU
 > event (kvm_arch_no_poll, kvm_vcpu_halt).
 
 ## When it cannot tell
-Where neither the register nor the cap is known: the guest writes the register once, at boot.
+Where the register, which the guest writes once, at boot, or the cap is not known.
 
 ## Example
     kvm_msr: msr_write 4b564d05 = 0x0
