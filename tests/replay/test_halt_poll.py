@@ -189,3 +189,17 @@ def test_a_fault_is_found_once_where_it_shows_first(fault: str) -> None:
         assert len(divergences) == 1
         assert first - 1 <= divergences[0].seq <= first + 1 + LATER.get(fault, 0), divergences[0]
     assert shown >= 4
+
+
+def test_the_state_tells_who_polls() -> None:
+    """The vCPU that switched the host's polling off polls by itself; the other shows its polling time."""
+    kvm = Kvm(200_000, 2, 0, False)
+    judge = Judge(select(("HP",)), frozenset(TAPE))
+    engine = Engine(Bench(judge, profile_for("6.1.192"), frozenset(TAPE), halt_poll=Parameters(200_000)))
+    events = record(kvm, 3)
+    last = [event for event in events if event[2] == "kvm_halt_poll_ns" and event[3] == place_of(0, 0)][-1]
+    engine.run(events[: last[0] + 1])
+    first, second = (engine.vms[0].vcpus[number].describe() for number in range(VCPUS))
+    assert first.get("halt_poll_ns", "0") == str(last[6])
+    assert "halt polling" not in first
+    assert second["halt polling"] == "by the guest itself"
