@@ -34,7 +34,7 @@ from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
 from hvtrace.replay.parts.writes import WriteEvents
 from hvtrace.replay.rule import Moment
-from hvtrace.replay.tape import NO_PLACE, OTHER_MSR, RESET_VECTOR
+from hvtrace.replay.tape import FOLDED, NO_PLACE, OTHER_MSR, RESET_VECTOR
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class Engine:
                 self._entry(event, vcpu)
             elif name == "kvm_exit":
                 self._exit(event, vcpu)
+            elif name == FOLDED:
+                if vcpu.closing:
+                    vcpu.close()
+                vcpu.passed(event[5])
             elif name == OTHER_MSR:
                 if vcpu.closing:
                     vcpu.close()
