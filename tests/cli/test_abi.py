@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hvtrace.cli.main import build, main
+from hvtrace.render.abi import TABLES, entries, find, lines_of
+from hvtrace.render.rules import page
 from hvtrace.replay.rules import RULES
-
-TABLES = ("msr", "hypercall", "cpuid", "flag", "status", "exit")
 
 
 def run(*words: str) -> str:
@@ -57,9 +57,12 @@ def test_every_entry_fits_a_terminal_and_is_an_object(table: str) -> None:
     assert max(map(len, listing.splitlines())) < 80
     answer = json.loads(run("abi", table, "--output-format", "json"))
     assert (answer["schema_version"], answer["table"]) == (1, table)
-    for row in answer["rows"]:
-        asked = next(row[key] for key in ("name", "leaf", "code") if key in row)
-        assert max(map(len, run("abi", table, str(asked)).splitlines())) < 80
+    found = entries(table)
+    assert answer["rows"] == json.loads(json.dumps([entry.data for entry in found]))
+    for entry in found:
+        asked = entry.names[0] if entry.number is None else str(entry.number)
+        assert entry.data in [meant.data for meant in find(table, asked)]
+        assert max(map(len, lines_of(entry))) < 80
 
 
 def test_the_rule_book_fits_a_terminal_and_is_an_object() -> None:
@@ -71,10 +74,10 @@ def test_the_rule_book_fits_a_terminal_and_is_an_object() -> None:
     assert [row["code"] for row in answer["rows"]] == [rule.code for rule in RULES]
     assert all(row["summary"].endswith(".") for row in answer["rows"])
     for rule in RULES:
-        page = run("rules", rule.code)
-        assert page.startswith(f"{rule.code} {rule.name}\n")
-        assert max(map(len, page.splitlines())) < 80
-        assert run("rules", rule.name) == page
+        lines = page(rule)
+        assert lines[0] == f"{rule.code} {rule.name}"
+        assert max(map(len, lines)) < 80
+    assert run("rules", "hv509") == run("rules", "stimer-periodic-off-grid")
 
 
 UNKNOWN = [

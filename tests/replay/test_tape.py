@@ -42,7 +42,7 @@ def test_tables_are_merged_by_seq_and_counted() -> None:
 def test_only_synthetic_registers_and_hypervisor_leaves_are_on_it() -> None:
     """CPUID leaves of the processor are left out; accesses to other MSRs have another name and are not counted."""
     msr = {"write": 1, "data": 0, "exception": 0}
-    cpuid = {"rax": 0, "rbx": 0, "rcx": 0, "rdx": 0, "found": True}
+    cpuid = {"rax": 0, "rbx": 0, "rcx": 0, "rdx": 0, "found": True, "used_max_basic": False}
     tables = {
         "kvm_msr": table([row(n, ecx=e, **msr) for n, e in enumerate((0x6E0, 0x40000020, 0x4B564D01, 0x12))]),
         "kvm_cpuid": table([row(9, function=0x1, **cpuid), row(10, function=0x40000003, **cpuid)]),
