@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BUSY", "CLASSES", "ENABLED", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED",
     "MODE_INIT", "MODE_LOWEST", "MODE_MASK", "SPURIOUS", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed",
-    "Delivery", "EndOfService", "Inhibition", "Ipi", "LazyEnd", "Pending", "Skipped", "Through", "automatic", "destinations",
-    "uses_automatic",
+    "Delivery", "EndOfService", "Inhibition", "Ipi", "LazyEnd", "Pending", "Skipped", "Through", "automatic",
+    "destinations", "uses_automatic",
 ]  # fmt: skip
 
 #: Registers of the APIC page.

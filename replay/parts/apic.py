@@ -50,6 +50,8 @@ __all__ = ["ApicEvents"]
 #: The APIC register behind each synthetic MSR.
 BEHIND = {EOI: EOI_REGISTER, ICR: ICR_LOW, TPR: TPR_REGISTER}
 
+CHANGED = "kvm_apicv_inhibit_changed"
+
 #: apicv_inhibit reason 0: switched off by module parameter, for every VM.
 SWITCHED_OFF = 1
 
@@ -64,6 +66,8 @@ class ApicEvents(Part):
         super().__init__(bench, vms)
         #: The interrupt a thread is sending.
         self.sending: dict[int, Ipi] = {}
+        #: APICv shows where it is switched on or off while a VM runs.
+        self.visible = bool(bench.profile.fact("apicv_events")) and CHANGED in bench.traced
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -71,7 +75,7 @@ class ApicEvents(Part):
             "kvm_apic_ipi": self._send,
             "kvm_apic_accept_irq": self._accept,
             "kvm_apicv_accept_irq": self._accelerated,
-            "kvm_apicv_inhibit_changed": self._inhibited,
+            CHANGED: self._inhibited,
             "kvm_inj_virq": self._deliver,
             "kvm_eoi": self._end,
             "kvm_pv_eoi": self._end_lazily,
@@ -83,7 +87,7 @@ class ApicEvents(Part):
         return {
             **dict.fromkeys(harmless, ignore),
             "kvm_apic_accept_irq": self._any_accept,
-            "kvm_apicv_inhibit_changed": self._any_inhibited,
+            CHANGED: self._any_inhibited,
         }
 
     def losing(self, vm: Vm) -> None:
@@ -177,7 +181,7 @@ class ApicEvents(Part):
         apic.deliver(vector, event[0], certain=certain)
         if not certain:
             return
-        if self.bench.profile.fact("apicv_events"):
+        if self.visible:
             apic.software = True
         apic.enabled = True
         waiting = [other for other, p in apic.pending.items() if p.sure and other > vector]
@@ -354,11 +358,11 @@ class ApicEvents(Part):
     def _source_written(self, access: Access) -> None:
         """Whether the VM's use of auto-EOI begins or ends, which APICv cannot serve (synic_update_vector)."""
         vcpu, index = access.vcpu, access.index
-        if not vcpu.whole or not self.bench.profile.fact("apicv_events"):
+        if not vcpu.whole or not self.visible:
             return
         before, after = uses_automatic(vcpu, (index, vcpu.former.get(index))), uses_automatic(vcpu)
         acts = vcpu.apic.acts if vcpu.apic.unit == vcpu.exit_seq else []
-        shown = [act for act, _ in acts if act[2] == "kvm_apicv_inhibit_changed" and act[5] == BY_HYPERV]
+        shown = [act for act, _ in acts if act[2] == CHANGED and act[5] == BY_HYPERV]
         uses = [uses_automatic(other) for other in vcpu.vm.vcpus.values()]
         used = True if True in uses else None if None in uses else False
         changed = None if before is None or after is None else before != after

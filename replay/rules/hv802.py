@@ -52,7 +52,7 @@ RULE = Rule(
     "HV802",
     "eoi-wrong-vector",
     (Moment.ENDED,),
-    ("kvm_eoi", "kvm_inj_virq", "kvm_apic_accept_irq", "kvm_entry", RESETS),
+    ("kvm_eoi", "kvm_inj_virq", "kvm_apic_accept_irq", "kvm_nested_vmenter", "kvm_entry", RESETS),
     check,
     theme="end of interrupt",
 )

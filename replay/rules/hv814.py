@@ -44,6 +44,6 @@ RULE = Rule(
     "HV814",
     "lower-vector-first",
     (Moment.DELIVERY,),
-    ("kvm_inj_virq", "kvm_apic_accept_irq", "kvm_apic", "kvm_entry", RESETS),
+    ("kvm_inj_virq", "kvm_apic_accept_irq", "kvm_apic", "kvm_nested_vmenter", "kvm_entry", RESETS),
     check,
 )
