@@ -87,11 +87,6 @@ FACTS: tuple[Fact, ...] = (
     Fact("nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"),
     Fact("control_word_checked", (_N, _N, _N, _Y, _Y, _Y, _Y), "reserved bits of the control word give 3 (5.17)"),
     Fact("xmm_input", (_N, _N, _Y, _Y, _Y, _Y, _Y), "calls take input in XMM registers (5.14)"),
-    Fact(
-        "fast_ipi_ex",
-        (_N, _N, _E, _Y, _Y, _Y, _Y),
-        "SEND_IPI_EX takes input in XMM registers (5.17, back-ported: 47d3e5cdfe60)",
-    ),
     Fact("extended_hypercalls", (_N, _N, _N, _N, _Y, _Y, _Y), "extended calls go to userspace (6.3)"),
     Fact("nested_flush", (_N, _N, _N, _N, _Y, _Y, _Y), "flushes of nested guests may be served directly (6.2)"),
     Fact("gva_list_read", (_N, _N, _N, _N, _Y, _Y, _Y), "a TLB flush reads its list of addresses (6.2)"),

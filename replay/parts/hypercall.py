@@ -21,6 +21,9 @@ __all__ = ["HypercallEvents"]
 
 DONE = "kvm_hv_hypercall_done"
 
+#: PostMessage and SignalEvent.
+SYNIC_CALLS = frozenset({0x5C, 0x5D})
+
 #: Exception vector #UD; userspace exit of a hypercall.
 INVALID_OPCODE, EXIT_HYPERV = 6, 27
 
@@ -70,8 +73,10 @@ class HypercallEvents(Part):
             self._learn(call)
 
     def _learn(self, call: Call) -> None:
-        """A call whose CPUID bit is clear shows whether CPUID is enforced."""
+        """A call whose CPUID bit is clear shows whether CPUID is enforced, one in userspace that the SynIC is active."""
         row, exposure = by_code(call.code), call.vcpu.vm.exposure
+        if call.userspace and call.code in SYNIC_CALLS and call.vcpu.synic is None:
+            call.vcpu.synic = True
         if exposure.enforced is None and denied(call):
             gates = row.gates if row is not None else ()
             clear = [gate for gate in gates if exposure.has(gate) is False]

@@ -26,6 +26,7 @@ the outcome open, a missing target is not reported.
 
 from __future__ import annotations
 
+from hvtrace.replay.model.ending import ALL_EMPTY
 from hvtrace.replay.model.vp_set import Sent, indices
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
@@ -56,10 +57,8 @@ def check(sent: Sent) -> Verdict | None:
             expected.append(number)
     missing = [number for number in expected if number not in sent.took]
     if missing:
-        bug = ""
-        if event[2] == "kvm_hv_send_ipi_ex":
-            bug = "fast-ipi-ex" if call.fast else ""
-            bug = "ipi-ex-all-empty" if sent.targets.everyone and not event[7] and not sent.took else bug
+        empty = event[2] == "kvm_hv_send_ipi_ex" and sent.targets.everyone and not event[7]
+        bug = ALL_EMPTY if empty and not sent.took and not vm.bench.profile.is_fixed(ALL_EMPTY) else ""
         return Diverges(
             _words(expected), _words(sorted(sent.took)), "a target does not get the interrupt", bug
         )

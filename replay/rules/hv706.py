@@ -40,7 +40,8 @@ def check(over: Mismatch) -> Verdict | None:
     if over.what != "input":
         return HOLDS
     if call.shown is None:
-        return Diverges(name, "none", f"status {call.status} without the input it depends on")
+        text = f"status {call.status} without the input it depends on"
+        return Diverges(name, "none", text, over.bug)
     return Diverges(f"no {name}", "one", f"status {call.status} comes before the input is read")
 
 
