@@ -203,6 +203,9 @@ def equivalent(kind: str, event: Event, other: Event | None = None, follower: Ev
             return "userspace's own choice"
         if name == "kvm_hv_synic_set_msr" and altered == {"msr"} and is_register(changed["msr"]):
             return "userspace's own choice"
+    timers = follower is not None and follower[2] == "kvm_hv_stimer_expiration"
+    if kind == "drop" and name == "kvm_hv_synic_set_irq" and not timers:
+        return "a device's interrupt with the same vector"
     reading = (
         "data"
         if name == "kvm_msr" and not fields["write"] and event[6] in (REFERENCE, RUNTIME)
