@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from hvtrace.replay.fold import MSR_EXITS
+from hvtrace.replay.fold import DULL_RETURNS, MSR_EXITS
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.access import Accesses
 from hvtrace.replay.model.clock import RUNTIME
@@ -63,6 +63,8 @@ PARTS: tuple[type[Part], ...] = (
     PvClockEvents,
     KvmHypercallEvents,
 )
+
+RETURN = "kvm_userspace_exit"
 
 #: VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the guest's hypervisor, without kvm_msr.
 NESTED_ENTRIES = frozenset({(1, 20), (1, 24)})
@@ -123,7 +125,9 @@ class Engine:
             elif repeats and vcpu.history and vcpu.history[-1][1:] == event[1:]:
                 continue
             else:
-                vcpu.history.append(event)
+                # What folding may leave out is no history: verdicts do not depend on where a window ends.
+                if name != RETURN or not (event[5] in DULL_RETURNS or (event[6] or 0) < 0):
+                    vcpu.history.append(event)
                 cell = [False]
                 for handler in handlers.get(name, ()):
                     handler(event, vcpu, cell)
