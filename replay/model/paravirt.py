@@ -24,6 +24,7 @@ __all__ = [
     "TlbFlush",
     "delivers",
     "interrupts",
+    "is_firmware",
     "offers",
     "reset_by_init",
 ]
@@ -142,6 +143,11 @@ class Request:
     address: int
     asked: bool | None
     expected: int | None = None
+
+
+def is_firmware(address: int) -> bool:
+    """Whether an address is in the firmware's shadow, which becomes read-only: a page there is not written any more."""
+    return HOLE <= address < MEGABYTE
 
 
 def offers(vm: Vm, *features: int) -> bool | None:

@@ -78,8 +78,8 @@ def settle(access: Access) -> None:
         _hypercall(vcpu, value)
         return
     elif row.index == ASSIST_PAGE:
-        # Both share the PV EOI word: the last writer wins.
-        vcpu.registers.pop(PV_EOI_EN, None)
+        # Both share the PV EOI word: the last writer wins (kvm_lapic_set_pv_eoi).
+        vcpu.registers[PV_EOI_EN] = value & ~0xFFF | 1 if value & 1 else 0
     if row.group is Group.SYNIC:
         vcpu.former[row.index] = vcpu.registers.get(row.index)
         vcpu.sources_changed()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvtrace.replay.model.access import Access
-from hvtrace.replay.model.machine import Vcpu
-from hvtrace.replay.model.paravirt import SYSTEM_TIME
+from hvtrace.replay.model.machine import Vcpu, Vm
+from hvtrace.replay.model.paravirt import SYSTEM_TIME, is_firmware
 from hvtrace.replay.model.pvclock import OldClock, Point, Update
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger
@@ -93,17 +93,25 @@ class PvClockEvents(Part):
         old = None if writing else vm.paravirt.old_clock
         self.judge.ask(Moment.OLD_CLOCK, OldClock(vcpu, used, old), event, vcpu, cell)
         vm.master.updated(used)
+        if vcpu.visited:
+            # It may have been the thread's own ioctl that set the clock.
+            self._break_lines(vm)
         for other in vm.vcpus.values():
-            register = other.registers.get(SYSTEM_TIME)
-            # A page that was published once is there.
-            published = register is not None and register & 1 and other.paravirt.clock.version is not None
-            if published and not any(due.due is Due.PVCLOCK for due in other.dues):
-                # One entry may be shown before the update that it followed: other CPUs have other stamps.
+            register = other.registers.get(SYSTEM_TIME, 0)
+            if not register & 1 or other.paravirt.clock.version is None or is_firmware(register & ~1):
+                continue
+            # A page that was published once is there. One entry may be shown before the update that it followed: other
+            # CPUs have other stamps.
+            if not any(due.due is Due.PVCLOCK for due in other.dues):
                 self._owe(other, event, cell, 2)
 
     def _any_master_clock(self, event: Event, vcpu: Vcpu | None) -> None:
         """Userspace set the clock of some VM, or creates one."""
         for vm in self.vms.values():
             vm.master.lost(vm.vcpus)
-            for one in vm.vcpus.values():
-                one.paravirt.clock.point = None
+            self._break_lines(vm)
+
+    def _break_lines(self, vm: Vm) -> None:
+        """Time need not go on where it was."""
+        for vcpu in vm.vcpus.values():
+            vcpu.paravirt.clock.point = None

@@ -2,8 +2,8 @@
 
 ## What it finds
 A read of a stored KVM MSR that returns something else than what was written, be it to the register itself or
-to the one it shares its storage with (the two clock MSRs and the two wall clock MSRs); one of ASYNC_PF_ACK
-that is not 0.
+to the one it shares its storage with (the two clock MSRs, the two wall clock MSRs, PV_EOI_EN and the VP assist
+page); one of ASYNC_PF_ACK that is not 0.
 
 ## Why it matters
 The guest's page is not where it believes it to be.
@@ -13,7 +13,6 @@ The guest's page is not where it believes it to be.
 
 ## When it cannot tell
 Until the register was seen, and again after INIT, a reset, a loss, or a write that failed for want of memory.
-PV_EOI_EN also after a write of the VP assist page, which shares its storage.
 
 ## Example
     kvm_msr: msr_write 4b564d05 = 0x0

@@ -10,8 +10,9 @@ The guest's time jumps, or its vCPUs disagree about it.
 ## What the specification says
 > While the master clock is in use all vCPUs get the same system_time, taken with their tsc_timestamp at one
 > instant, until kvm_update_master_clock takes another (pvclock_update_vm_gtod_copy). The time goes on at the
-> page's slope. Tolerance: 1 part in 1000 of the time between, for what the host's raw clock and the slope
-> may differ, and 20 µs; on kernels whose kvmclock follows a clock that can be slewed, 1 part in 8.
+> page's slope. Tolerance: 1 part in 10,000 of the time between, where the slope in whole kHz and the host's
+> raw clock differ by one in a million at most, and 5 µs; on kernels whose kvmclock follows a clock that can be
+> slewed, 1 part in 8.
 
 ## When it cannot tell
 Where the TSC is not stable, at the first point, and where userspace set the clock or a TSC meanwhile.
@@ -31,7 +32,7 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 __all__ = ["RULE"]
 
 #: Tolerance: a share of the time between two points, for a raw and for a slewed clock, and ns on top.
-RAW, SLEWED, FLOOR_NS = 1000, 8, 20_000
+RAW, SLEWED, FLOOR_NS = 10_000, 8, 5_000
 
 
 def check(update: Update) -> Verdict | None:
