@@ -413,6 +413,7 @@ class Vcpu:
             state["halt_poll_ns"] = str(self.halting.poll)
         if not self.registers.get(POLL_CONTROL, 1) & 1:
             state["halt polling"] = "by the guest itself"
+        state |= self.paravirt.describe()
         if self.vm.exposure.enforced is not None:
             state["CPUID enforced"] = str(self.vm.exposure.enforced).lower()
         return state

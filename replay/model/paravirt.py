@@ -101,6 +101,19 @@ class Paravirt:
     wakes: int = 0
     last: int | None = None
 
+    def describe(self) -> dict[str, str]:
+        """What is known, in words."""
+        state = {}
+        clock = self.clock
+        if clock.version is not None:
+            point = clock.point
+            state["kvmclock"] = f"version {clock.version}" + (
+                "" if point is None else f", {point.time} ns at TSC 0x{point.tsc:x}"
+            )
+        if self.waiting:
+            state["async page faults"] = ", ".join(f"token 0x{token:x}" for token in sorted(self.waiting))
+        return state
+
 
 @dataclass(slots=True)
 class TlbFlush:
