@@ -121,6 +121,22 @@ def test_a_known_divergence_does_not_count(capsys: pytest.CaptureFixture[str], t
     assert err == f"hvtrace: {tmp_path}/none.json: the baseline cannot be read: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("one", "another"),
+    [
+        ("013-periodic-drift", "013-periodic-drift--kut-hyperv_stimer"),
+        ("029-timeref-backwards", "029-timeref-backwards--kut-hyperv_clock"),
+    ],
+)
+def test_a_fault_is_known_in_another_recording_of_the_same_kvm(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, one: str, another: str
+) -> None:
+    """Another guest, other values, other numbers of repetitions."""
+    known = tmp_path / "known.json"
+    run(capsys, "replay", get(one) / "trace.dat", "--check", "--write-baseline", known)
+    assert run(capsys, "replay", get(another) / "trace.dat", "--check", "--baseline", known)[0] == 0
+
+
 def test_a_baseline_that_cannot_be_written_is_an_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
