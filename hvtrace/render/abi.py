@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hvtrace.abi.cpuid import BITS, INTERFACE, KVM_FEATURES, LEAVES, Bit, Leaf, bit_name
+from hvtrace.abi.cpuid import BITS, INTERFACE, KVM_FEATURES, LEAVES, VENDOR, Bit, Leaf, bit_name
 from hvtrace.abi.exit_reasons import SVM, UNPRINTED, USERSPACE, VMX, VMX_FLAGS, VMX_SILENT_FLAGS
 from hvtrace.abi.flags import FLAGS, Flag, flag_by_name
 from hvtrace.abi.hypercall import HYPERV_HYPERCALLS, KVM_HYPERCALLS, Hypercall
@@ -54,8 +54,9 @@ def find(table: str, asked: str) -> list[Entry]:
         return [] if flag is None else [_flag(flag)]
     found = [entry for entry in entries(table) if entry.is_meant(asked, number)]
     if table == "cpuid":
-        if number == INTERFACE:
-            found += [_leaf(leaf) for leaf in LEAVES if leaf.number == KVM_FEATURES]
+        if number in (VENDOR, INTERFACE):
+            # KVM's own stand there where Hyper-V is not offered.
+            found += [_leaf(leaf) for leaf in LEAVES if leaf.number == number + 0x100]
         found += [_bit(bit) for bit in BITS if bit.name.lower() == asked.lower()]
         return found or find("flag", asked)
     return found

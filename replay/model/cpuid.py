@@ -29,12 +29,14 @@ EVMCS, EVMCS_VERSIONS = 14, 0xFFFF
 @dataclass(slots=True)
 class Answer:
     """One answer. `before` is what the same vCPU got for this leaf earlier, `other` what another vCPU of the VM got,
-    with its number (None: nobody read it). `basic` is true where the highest basic leaf answered instead.
+    with its number (None: nobody read it). `basic` is true where the highest basic leaf answered instead: `given` is
+    what the guest got, and `values`, which the leaf itself has, are zeros then.
     """
 
     vcpu: Vcpu
     leaf: int
     values: tuple[int, ...]
+    given: tuple[int, ...]
     found: bool | None
     basic: bool | None
     before: tuple[int, ...] | None

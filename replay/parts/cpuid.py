@@ -32,12 +32,14 @@ class CpuidEvents(Part):
     def _cpuid(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         leaf = event[5]
         found, basic = (None if flag is None else bool(flag) for flag in event[10:12])
-        values = tuple(value & U32 for value in event[6:10])
+        given = tuple(value & U32 for value in event[6:10])
+        # The highest basic leaf depends on the sub-leaf asked for and on the vCPU's state.
+        values = (0, 0, 0, 0) if found is False and basic is not False else given
         exposure = vcpu.vm.exposure
         exposure.learn(leaf, values[0], values[1], values[2], values[3], found)
         known = exposure.answers.setdefault(leaf, {})
         other = next(((number, got) for number, got in known.items() if number != vcpu.number), None)
-        answer = Answer(vcpu, leaf, values, found, basic, known.get(vcpu.number), other)
+        answer = Answer(vcpu, leaf, values, given, found, basic, known.get(vcpu.number), other)
         if self.judge.ask(Moment.CPUID, answer, event, vcpu, cell):
             exposure.doubt(leaf)
         else:

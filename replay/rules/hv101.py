@@ -12,7 +12,8 @@ The guest chose its clocks, timers and interrupts by the first answer; a driver 
 
 ## When it cannot tell
 On kernels before 5.16, where userspace may set CPUID at any time; for leaves of a range whose vendor was not read:
-Xen's have sub-leaves.
+Xen's have sub-leaves; where the recording does not say whether
+an entry was found.
 
 ## Example
     kvm_cpuid: func 40000003 rax 2aff rbx 30 rcx 0 rdx 80d18
@@ -33,6 +34,8 @@ def check(answer: Answer) -> Verdict | None:
     """The same question, the same answer."""
     if answer.before is None:
         return None
+    if answer.found is None:
+        return unknown(Reason.PARAMETER_UNKNOWN)
     varies = may_vary(answer.vcpu.vm.exposure, answer.leaf)
     if varies:
         return None

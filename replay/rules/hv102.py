@@ -11,7 +11,8 @@ A guest reads these leaves on one processor and relies on the answer on all of t
 > Partition privileges and recommendations hold for the whole partition (TLFS, Feature and interface discovery).
 
 ## When it cannot tell
-For leaves of a range whose vendor was not read: Xen's differ from vCPU to vCPU.
+For leaves of a range whose vendor was not read: Xen's differ from vCPU to vCPU; where the recording does
+not say whether an entry was found.
 
 ## Example
     kvm_cpuid: func 40000003 rax 2aff rbx 30 rcx 0 rdx 80d18     (vCPU 0)
@@ -32,6 +33,8 @@ def check(answer: Answer) -> Verdict | None:
     """All vCPUs are offered the same."""
     if answer.other is None or answer.before is not None:
         return None
+    if answer.found is None:
+        return unknown(Reason.PARAMETER_UNKNOWN)
     varies = may_vary(answer.vcpu.vm.exposure, answer.leaf)
     if varies:
         return None

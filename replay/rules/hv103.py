@@ -42,10 +42,10 @@ def check(answer: Answer) -> Verdict | None:
         return unknown(Reason.PARAMETER_UNKNOWN)
     if answer.basic:
         return None
-    if not any(answer.values):
+    if not any(answer.given):
         return HOLDS
     text = f"CPUID 0x{answer.leaf:x} has no entry and is answered"
-    return Diverges("zeros", text_of(answer.values), text)
+    return Diverges("zeros", text_of(answer.given), text)
 
 
 RULE = Rule("HV103", "cpuid-answer-unfounded", (Moment.CPUID,), ("kvm_cpuid",), check, theme="cpuid")

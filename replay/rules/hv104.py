@@ -47,7 +47,7 @@ LEAVES = frozenset({VENDOR, INTERFACE, VERSION, FEATURES, RECOMMENDATIONS, LIMIT
 
 def check(answer: Answer) -> Verdict | None:
     """What was promised is there."""
-    if answer.leaf not in LEAVES:
+    if answer.leaf not in LEAVES or answer.found is None:
         return None
     offer = answer.vcpu.bench.offer
     if offer is None:
