@@ -15,7 +15,17 @@ from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.state import state_for
 from hvtrace.replay.tape import text_of
-from hvtrace.replay.verdict import Divergence, Diverges, Form, Holds, Reason, Severity, Unknown, form_of
+from hvtrace.replay.verdict import (
+    HOLDS,
+    Divergence,
+    Diverges,
+    Form,
+    Holds,
+    Reason,
+    Severity,
+    Unknown,
+    form_of,
+)
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.access import Access
@@ -75,7 +85,8 @@ class Judge:
         self._by_due = {
             due: tuple(rule for rule in self.rules.get(Moment.DUE, ()) if rule.due is due) for due in Due
         }
-        self.divergences: dict[tuple[str, int, bool], Divergence] = {}
+        #: By theme, VM, whether it is accepted, and severity: a warning hides no error.
+        self.divergences: dict[tuple[str, int, bool, Severity], Divergence] = {}
         self.lossy = False
         self._by_access: dict[tuple[int, bool], tuple[Rule, ...]] = {}
 
@@ -95,16 +106,22 @@ class Judge:
             coverage = self.coverage[rule.code]
             if rule.code in self.blind:
                 coverage.unknown[Reason.NOT_TRACED] += 1
+            elif self.lossy:
+                reason = verdict.reason if isinstance(verdict, Unknown) else Reason.EVENTS_LOST
+                coverage.unknown[reason] += 1
+            elif verdict is HOLDS:
+                # By far the most frequent.
+                coverage.holds += 1
+                if not cell[0]:
+                    cell[0] = True
+                    self.judged[event[2]] += 1
             elif isinstance(verdict, Unknown):
                 coverage.unknown[verdict.reason] += 1
-            elif self.lossy:
-                coverage.unknown[Reason.EVENTS_LOST] += 1
             else:
                 self._count(event, cell)
                 if isinstance(verdict, Holds):
                     coverage.holds += 1
-                    if verdict.bug:
-                        self.fixed.add((verdict.bug, vcpu.vm.number))
+                    self.fixed.add((verdict.bug, vcpu.vm.number))
                 else:
                     coverage.diverges += 1
                     diverged = True
@@ -150,7 +167,7 @@ class Judge:
             else:
                 message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
         form = form_of(rule.code, event[2], verdict.message)
-        key = (bug or rule.theme or rule.code, vcpu.vm.number, form in self.accepted)
+        key = (bug or rule.theme or rule.code, vcpu.vm.number, form in self.accepted, severity)
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
             known.add_form(form)

@@ -22,6 +22,10 @@ __all__ = ["Due", "Obligation", "comes"]
 class Due(Enum):
     """What must follow."""
 
+    # Members are keys in the hot path, and the same object is the same member.
+    __hash__ = object.__hash__
+
+
     #: kvm_hv_stimer_cleanup after a write of CONFIG or COUNT, or after a one-shot expiration.
     CLEANUP = "cleanup"
     #: A start, expiration or cleanup once an enabled timer's registers were written or a period is over.
@@ -42,6 +46,8 @@ class Due(Enum):
     EOI = "eoi"
     #: kvm_pv_eoi after a kvm_eoi that no write of the EOI register asked for.
     PV_EOI = "pv eoi"
+    #: kvm_apic_ipi after or before a write of the interrupt command register.
+    IPI = "ipi"
     #: Bounds without a rule: the flag of the paravirtual EOI is armed for the next exit; TPR is as it was written.
     CHANCE = "eoi chance"
     PRIORITY = "priority"

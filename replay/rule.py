@@ -20,6 +20,9 @@ RESETS = "signs of a reset"
 class Moment(Enum):
     """When rules are asked; each moment hands its rules one kind of object (named here)."""
 
+    # Members are keys in the hot path, and the same object is the same member.
+    __hash__ = object.__hash__
+
     #: A guest's access to a synthetic MSR is complete (`model.access.Access`).
     MSR = "msr"
     #: An exit accesses an MSR, or ends without having done so (`model.access.Accesses`).
