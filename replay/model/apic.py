@@ -100,6 +100,9 @@ class Apic:
     unit: int = -1
     #: The interrupt the vCPU is sending.
     sent: Ipi | None = None
+    #: An interrupt was sent, and a write of the command register that asks for it may follow; or the other way round.
+    unclaimed: Event | None = None
+    commanded: Obligation | None = None
     #: A write of the EOI register waits for its kvm_eoi; an end without such a write for its kvm_pv_eoi; a delivery
     #: that armed the flag for its end; the priority last written through the synthetic MSR.
     asked: Obligation | None = None

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ApicEvents"]
 
+LOW = 0xFFFF_FFFF
+
 #: The APIC register behind each synthetic MSR.
 BEHIND = {EOI: EOI_REGISTER, ICR: ICR_LOW, TPR: TPR_REGISTER}
 
@@ -286,14 +288,33 @@ class ApicEvents(Part):
             vcpu.vm.apics.renumbered = True
         elif register in (ICR_LOW, ICR_HIGH):
             apic.command = None
+            if register == ICR_LOW:
+                self._commanded(event, vcpu, cell)
         elif register == TPR_REGISTER and apic.priority is not None:
             vcpu.drop(apic.priority)
             apic.priority = None
 
+    def _commanded(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """A write of the command register sends an interrupt, which is traced after it, or before it in one piece."""
+        apic = vcpu.apic
+        command = event[7] & LOW & ~BUSY
+        known = vcpu.whole or apic.unit == vcpu.exit_seq
+        sent, apic.unclaimed = apic.unclaimed, None
+        apic.commanded = vcpu.open(Due.IPI, event, cell, 1, f"kvm_apic_ipi of 0x{command:x}")
+        if sent is not None and sent[5] & ~BUSY == command:
+            vcpu.meet(apic.commanded)
+        elif not known:
+            vcpu.drop(apic.commanded)
+
     def _send(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         vcpu.close()
-        vcpu.apic.seen = True
+        apic = vcpu.apic
+        apic.seen = True
         _act(vcpu, event, cell)
+        waiting, apic.commanded, apic.unclaimed = apic.commanded, None, event
+        if waiting is not None and waiting.met is None and waiting.event[7] & LOW & ~BUSY == event[5] & ~BUSY:
+            apic.unclaimed = None
+            vcpu.meet(waiting)
         expected, exact = destinations(vcpu, event[5], event[6])
         vcpu.apic.sent = self.sending[event[4]] = Ipi(vcpu, event, cell, expected, exact)
         vcpu.closing.append(self._sent)
@@ -321,6 +342,9 @@ class ApicEvents(Part):
         if access.index == EOI and access.write and not acts:
             # The write ended it, if in another way than by the register.
             vcpu.drop(apic.unasked)
+        elif access.index == ICR and access.write:
+            # Judged with the value that was written.
+            vcpu.drop(apic.commanded)
         priority = apic.priority
         written = None if priority is None or priority.met is not None else priority.event[7]
         command = apic.command if self._judgeable(vcpu) else None
@@ -375,6 +399,7 @@ def _act(vcpu: Vcpu, event: Event, cell: list[bool]) -> None:
     apic = vcpu.apic
     if apic.unit != vcpu.exit_seq:
         apic.acts = []
+        apic.unclaimed = None
         apic.unit = vcpu.exit_seq
     apic.acts.append((event, cell))
 

@@ -61,4 +61,5 @@ RULE = Rule(
     (Moment.IPI,),
     ("kvm_apic_ipi", "kvm_apic_accept_irq", "kvm_apic", "kvm_entry", "kvm_exit"),
     check,
+    theme="APIC register",
 )
