@@ -76,7 +76,7 @@ class ClockEvents(Part):
     def _reference_read(self, access: Access) -> None:
         vcpu, value = access.vcpu, access.value
         before = None if vcpu.reading is None else vcpu.reading.value
-        vcpu.reading = Reading(value, access.event)
+        vcpu.reading = Reading(value, access.event) if self._settled(vcpu) else None
         moment = ClockMoment(vcpu, REFERENCE, value, before)
         self.judge.ask(Moment.CLOCK, moment, access.event, vcpu, access.cell)
         self._sighted(vcpu, access.event, access.cell, value)
@@ -102,13 +102,20 @@ class ClockEvents(Part):
         apart = stamps.apart(counted=time.counted is True)
         ready = [seen]
         if apart is not None and since >= 0 and not vcpu.vm.is_clock_frozen:
-            ready = time.see(seen, apart, settled=not vcpu.grace)
+            ready = time.see(seen, apart, settled=self._settled(vcpu))
         if time.wrong or time.open is not None:
             # Whether a timer was late or early is not to be told by a time that is in doubt.
             for timer in vcpu.timers:
                 timer.expired = None
         for one in ready:
             self.judge.ask(Moment.REFERENCE, one, one.event, one.vcpu, one.cell)
+
+    def _settled(self, vcpu: Vcpu) -> bool:
+        """Since the master clock was updated, the vCPU that fills the TSC page has entered the guest: the formula in
+        use does not change any more.
+        """
+        first = vcpu if self.prompt else vcpu.vm.vcpus.get(0)
+        return not vcpu.grace and first is not None and not first.grace
 
     def _run_time_read(self, access: Access) -> None:
         vcpu, value, event = access.vcpu, access.value, access.event

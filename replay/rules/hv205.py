@@ -11,7 +11,7 @@ The guest computes masks and times from these once and keeps them.
 ## What the specification says
 > The virtual processor index does not change while the partition runs; the frequencies are constant
 > (TLFS, Virtual processor index; Timers). KVM: TSC_FREQUENCY is a multiple of 1000, APIC_FREQUENCY 10^9
-> unless the VM was given another bus clock.
+> unless the VM was given another bus clock, then 10^9 by the ns of its cycle.
 
 ## When it cannot tell
 Until it was read or named once in the recording, and after userspace may have set it (creation, reset, migration).
@@ -33,6 +33,8 @@ __all__ = ["RULE"]
 
 
 VP_INDEX, TSC_FREQUENCY, APIC_FREQUENCY = 0x4000_0002, 0x4000_0022, 0x4000_0023
+#: ns of a second.
+SECOND = 10**9
 #: KVM's limit of vCPUs is below this in every kernel.
 MAX_VP_INDEX = 1 << 16
 
@@ -65,8 +67,12 @@ def _illegal(access: Access) -> str | None:
         return "the index of a vCPU"
     if index == TSC_FREQUENCY and (value == 0 or value % 1000):
         return "a multiple of 1000"
-    if index == APIC_FREQUENCY and value != 10**9:
-        return "10^9" if access.vcpu.bench.profile.fact("apic_frequency_fixed") else None
+    if index == APIC_FREQUENCY and value != SECOND:
+        if access.vcpu.bench.profile.fact("apic_frequency_fixed"):
+            return "10^9"
+        # A bus cycle has a whole number of ns.
+        if not 0 < value < SECOND or SECOND // (SECOND // value) != value:
+            return "10^9 by the ns of a bus cycle"
     return None
 
 

@@ -20,6 +20,7 @@ from hvtrace.render.verdicts import as_json
 from hvtrace.replay import tape
 from hvtrace.replay.engine import Engine, Loss
 from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rules import RULES
@@ -126,7 +127,9 @@ def judged(store: Store, events: list[tape.Event], losses: list[Loss]) -> Judge:
     traced = checking._traced(store)
     judge = Judge(RULES, traced)
     offer = checking._offer(Options(), store.manifest)
-    engine = Engine(Bench(judge, profile_for(store.manifest.kernel), traced, offer, False), losses)
+    bench = Bench(judge, profile_for(store.manifest.kernel), traced, offer, False)
+    bench.stamps = Stamps.of(store.manifest.clock["name"], store.manifest.clock["unit"])
+    engine = Engine(bench, losses)
     engine.run(events)
     engine.finish()
     return judge
