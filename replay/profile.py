@@ -85,7 +85,6 @@ FACTS: tuple[Fact, ...] = (
         "a VM keeps the cap of the time it was created (5.8 to 6.0)",
     ),
     Fact("nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"),
-    Fact("control_word_checked", (_N, _N, _N, _Y, _Y, _Y, _Y), "reserved bits of the control word give 3 (5.17)"),
     Fact("xmm_input", (_N, _N, _Y, _Y, _Y, _Y, _Y), "calls take input in XMM registers (5.14)"),
     Fact("extended_hypercalls", (_N, _N, _N, _N, _Y, _Y, _Y), "extended calls go to userspace (6.3)"),
     Fact("nested_flush", (_N, _N, _N, _N, _Y, _Y, _Y), "flushes of nested guests may be served directly (6.2)"),

@@ -149,8 +149,8 @@ def _steps(call: Call) -> Iterator[Step]:
     profile, exposure, code = call.vcpu.bench.profile, call.vcpu.vm.exposure, call.code
     enforced = _and(profile.fact("enforces"), exposure.conclude())
     yield Step(_and(enforced, denied(call)), Ending(ACCESS_DENIED))
-    # The control word's reserved bits are not traced.
-    yield Step(_and(profile.fact("control_word_checked"), None), Ending(INVALID_INPUT, hidden=True))
+    # The control word's reserved bits are not traced. Kernels that look at them trace the header's size (5.17).
+    yield Step(None if call.var_cnt is not None else False, Ending(INVALID_INPUT, hidden=True))
     row = by_code(code)
     if call.fast and row is not None and row.fast is Fast.XMM:
         yield Step(_not(profile.fact("xmm_input")), Ending(INVALID_INPUT))
@@ -307,9 +307,9 @@ def is_nested(call: Call) -> bool:
 
 
 def _differ(call: Call, banks: int | None) -> bool | None:
-    """Whether the variable header has another size. A kernel that does not trace its size does not look at it."""
+    """Whether the variable header has another size. Kernels that do not trace it do not look at it (until 5.16)."""
     if call.var_cnt is None:
-        return _and(call.vcpu.bench.profile.fact("control_word_checked"), None)
+        return False
     return None if banks is None else call.var_cnt != banks
 
 

@@ -73,7 +73,7 @@ class HypercallEvents(Part):
             self._learn(call)
 
     def _learn(self, call: Call) -> None:
-        """A call whose CPUID bit is clear shows whether CPUID is enforced, one in userspace that the SynIC is active."""
+        """A call whose CPUID bit is clear tells of enforcement, one that goes to userspace of the SynIC."""
         row, exposure = by_code(call.code), call.vcpu.vm.exposure
         if call.userspace and call.code in SYNIC_CALLS and call.vcpu.synic is None:
             call.vcpu.synic = True
