@@ -159,7 +159,7 @@ def _exit(vcpu: Vcpu) -> dict[str, Any] | None:
 def _registers(known: Mapping[int, int], scope: Scope) -> dict[str, str | None]:
     """Every register that keeps a value, in the order of the indices."""
     expected = {
-        row.index for row in MSRS if row.scope is scope and row.group is not Group.STIMER and holds(row)
+        row.home for row in MSRS if row.scope is scope and row.group is not Group.STIMER and holds(row)
     }
     return {
         msr_name(index) or f"0x{index:x}": f"0x{known[index]:x}" if index in known else None
