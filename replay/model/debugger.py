@@ -48,6 +48,8 @@ class Debugger:
     former: dict[int, tuple[int | None, int]] = field(default_factory=dict)
     #: The vCPU, and the rank of its exit, in which CONTROL was written: STATUS is about to change.
     answering: tuple[Vcpu, int] | None = None
+    #: The VP index that events named, by vCPU.
+    indices: dict[int, int] = field(default_factory=dict)
 
     def create(self) -> None:
         """The VM was just created: every register holds 0."""

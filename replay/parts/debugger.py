@@ -44,6 +44,11 @@ class DebuggerEvents(Part):
         return {SET_MSR: self._any_set, GET_MSR: ignore}
 
     def accessed(self, access: Access, *, diverged: bool) -> None:
+        if access.index == VP_INDEX and diverged and not access.write:
+            # The events' index is KVM's own, and no reading of it.
+            named = access.vcpu.vm.debugger.indices.get(access.vcpu.number)
+            if named is not None:
+                access.vcpu.registers[VP_INDEX] = named
         if access.index == CRASH_CTL and not access.write and not access.refused and not diverged:
             access.vcpu.vm.registers[CRASH_CTL] = access.value
 
@@ -78,7 +83,7 @@ class DebuggerEvents(Part):
         access.shown, access.own = event[7], vcpu.registers.get(VP_INDEX)
         self.judge.ask(Moment.DEBUG, access, event, vcpu, cell)
         if access.shown is not None:
-            vcpu.registers[VP_INDEX] = access.shown
+            vcpu.registers[VP_INDEX] = vcpu.vm.debugger.indices[vcpu.number] = access.shown
 
     def _part_of_access(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """Within an exit for an MSR, and before the thread went to userspace, it is the guest's access."""

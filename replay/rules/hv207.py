@@ -40,6 +40,9 @@ def check(access: Access) -> Verdict | None:
     """Indices are unique."""
     if access.index != VP_INDEX or access.write or access.late or access.refused:
         return None
+    if access.before is not None and access.value != access.before:
+        # Another rule's: it is not this vCPU's index.
+        return None
     others = {
         vcpu.number: vcpu.registers[VP_INDEX]
         for vcpu in access.vcpu.vm.vcpus.values()
