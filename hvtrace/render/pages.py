@@ -11,6 +11,9 @@ __all__ = ["rule_of", "section", "summary"]
 
 FINDS = "What it finds"
 
+#: Characters of a sentence that say enough.
+ENOUGH = 40
+
 _HEAD = re.compile(r"^## +(.+?) *$", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=\.)\s")
 
@@ -31,6 +34,7 @@ def section(rule: Rule, title: str) -> str:
 
 
 def summary(rule: Rule) -> str:
-    """What the rule finds, in its page's first sentence, with a full stop."""
+    """What the rule finds, in its page's first sentence, up to a colon where that says enough."""
     first = _SENTENCE.split(section(rule, FINDS), maxsplit=1)[0]
-    return first.rstrip(".") + "."
+    head = first.partition(": ")[0]
+    return (head if len(head) >= ENOUGH else first).rstrip(".") + "."
