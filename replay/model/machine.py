@@ -79,6 +79,8 @@ class Bench:
     ignore_msrs: bool | None = None
     #: APICv or AVIC may serve VMs, or is switched off for every one (None: not known).
     apicv: bool | None = None
+    #: Frequency of the guests' TSC as measured on the host (None: not known, or a guest was given another).
+    tsc_khz: int | None = None
     repeats: bool = False
     stamps: Stamps = field(default_factory=Stamps)
     halt_poll: Parameters = field(default_factory=Parameters)
@@ -413,7 +415,6 @@ class Vcpu:
             state["halt_poll_ns"] = str(self.halting.poll)
         if not self.registers.get(POLL_CONTROL, 1) & 1:
             state["halt polling"] = "by the guest itself"
-        state |= self.paravirt.describe()
         if self.vm.exposure.enforced is not None:
             state["CPUID enforced"] = str(self.vm.exposure.enforced).lower()
         return state

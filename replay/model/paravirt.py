@@ -103,16 +103,15 @@ class Paravirt:
 
     def describe(self) -> dict[str, str]:
         """What is known, in words."""
-        state = {}
-        clock = self.clock
-        if clock.version is not None:
-            point = clock.point
-            state["kvmclock"] = f"version {clock.version}" + (
-                "" if point is None else f", {point.time} ns at TSC 0x{point.tsc:x}"
-            )
-        if self.waiting:
-            state["async page faults"] = ", ".join(f"token 0x{token:x}" for token in sorted(self.waiting))
-        return state
+        clock, point = self.clock, self.clock.point
+        version = "not published" if clock.version is None else f"version {clock.version}"
+        time = "" if point is None else f", {point.time} ns at TSC 0x{point.tsc:x}"
+        pages = ", ".join(f"token 0x{token:x}" for token in sorted(self.waiting)) or "none"
+        return {
+            "kvmclock": version + time,
+            "steal time": "kept" if self.flushing else "not kept",
+            "pages under way": pages if self.whole else f"{pages} seen",
+        }
 
 
 @dataclass(slots=True)
