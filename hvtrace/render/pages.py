@@ -15,6 +15,7 @@ FINDS = "What it finds"
 ENOUGH = 40
 
 _HEAD = re.compile(r"^## +(.+?) *$", re.MULTILINE)
+_PART = re.compile(r"[:;] ")
 _SENTENCE = re.compile(r"(?<=\.)\s")
 
 
@@ -34,7 +35,7 @@ def section(rule: Rule, title: str) -> str:
 
 
 def summary(rule: Rule) -> str:
-    """What the rule finds, in its page's first sentence, up to a colon where that says enough."""
+    """What the rule finds, in its page's first sentence, up to a colon or semicolon where that says enough."""
     first = _SENTENCE.split(section(rule, FINDS), maxsplit=1)[0]
-    head = first.partition(": ")[0]
+    head = _PART.split(first, maxsplit=1)[0]
     return (head if len(head) >= ENOUGH else first).rstrip(".") + "."
