@@ -134,10 +134,17 @@ class SynicEvents(Part):
         accepted: bool | None = taken in own
         elsewhere: list[int] = []
         if accepted:
-            since = list(own)[list(own).index(taken) + 1 :]
+            # What the thread made other APICs take after the last time: nothing comes between that and this event.
             vm = event[3] >> 16
-            elsewhere = [p & 0xFFFF for p, v in since if v == event[6] and p >> 16 == vm and p != event[3]]
-            self.taken[event[4]].remove(taken)
+            for place, vector in reversed(own):
+                if (place, vector) == taken:
+                    break
+                if vector == event[6] and place >> 16 == vm:
+                    elsewhere.append(place & 0xFFFF)
+            own = self.taken[event[4]]
+            own.reverse()
+            own.remove(taken)
+            own.reverse()
         elif event[4] not in self.known and not (event[4] == vcpu.tid and vcpu.whole):
             accepted = None
         self.judge.ask(Moment.ACCEPT, Accepted(vcpu, event[6], accepted, elsewhere), event, vcpu, cell)
