@@ -64,6 +64,7 @@ class Case:
     warning: bool | None = None
     untraced: tuple[str, ...] = ()
     ignore_msrs: bool | None = False
+    tsc_khz: int | None = None
     #: Name of the clock of the stamps; None: its stamps are of no use.
     clock: str | None = None
     #: Parameters of halt polling: cap, factor, start, divisor; none: not known.
@@ -106,6 +107,7 @@ def replay(case: Case) -> Outcome:
     )
     offer = None if case.cpu is None else parse_cpu(case.cpu)
     bench = Bench(judge, profile, traced, offer, case.ignore_msrs)
+    bench.tsc_khz = case.tsc_khz
     bench.stamps = Stamps.of(case.clock, "ns")
     bench.halt_poll = Parameters(*case.halt_poll)
     engine = Engine(bench, losses)

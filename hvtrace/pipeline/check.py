@@ -54,6 +54,9 @@ GRADUAL_NS = 100_000_000
 #: A module parameter that is a number.
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
+#: Options by which a guest's TSC may run at another frequency than the host's.
+OTHER_TSC = re.compile(r"tsc-freq|-incoming|-loadvm")
+
 #: The -cpu option in a command line.
 _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
 
@@ -157,6 +160,7 @@ def prepare(
     bench = Bench(judge, profile, traced, offer, _ignore_msrs(manifest.host))
     bench.halt_poll = _halt_poll(manifest.host)
     bench.apicv = _apicv(manifest.host)
+    bench.tsc_khz = _tsc_khz(manifest.host)
     bench.stamps = Stamps.of(manifest.clock.get("name"), manifest.clock.get("unit"))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
@@ -250,6 +254,17 @@ def _apicv(host: dict[str, Any]) -> bool | None:
         if isinstance(found, dict) and name in found:
             return {"Y": True, "N": False, "1": True, "0": False}.get(str(found[name]))
     return None
+
+
+def _tsc_khz(host: dict[str, Any]) -> int | None:
+    """The host's TSC frequency, where the metadata has it and the command line gives the guest no other."""
+    command = _words(host.get("qemu_command"))
+    if not command or OTHER_TSC.search(command):
+        return None
+    try:
+        return int(str(host.get("tsc_khz")))
+    except ValueError:
+        return None
 
 
 def _halt_poll(host: dict[str, Any]) -> Parameters:

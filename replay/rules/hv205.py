@@ -11,7 +11,8 @@ The guest computes masks and times from these once and keeps them.
 ## What the specification says
 > The virtual processor index does not change while the partition runs; the frequencies are constant
 > (TLFS, Virtual processor index; Timers). KVM: TSC_FREQUENCY is a multiple of 1000, APIC_FREQUENCY 10^9
-> unless the VM was given another bus clock, then 10^9 by the ns of its cycle.
+> unless the VM was given another bus clock, then 10^9 by the ns of its cycle. A guest's TSC runs as fast as the
+> host's unless the VM was given another frequency.
 
 ## When it cannot tell
 Until it was read or named once in the recording, and after userspace may have set it (creation, reset, migration).
@@ -37,6 +38,8 @@ VP_INDEX, TSC_FREQUENCY, APIC_FREQUENCY = 0x4000_0002, 0x4000_0022, 0x4000_0023
 SECOND = 10**9
 #: KVM's limit of vCPUs is below this in every kernel.
 MAX_VP_INDEX = 1 << 16
+#: How far a TSC frequency in Hz may be from a hasty measurement in kHz: by a factor that no load explains.
+MEASURED = (600, 1600)
 
 
 def concerns(row: Msr | None, write: bool) -> bool:
@@ -67,6 +70,9 @@ def _illegal(access: Access) -> str | None:
         return "the index of a vCPU"
     if index == TSC_FREQUENCY and (value == 0 or value % 1000):
         return "a multiple of 1000"
+    khz = access.vcpu.bench.tsc_khz
+    if index == TSC_FREQUENCY and khz is not None and not MEASURED[0] * khz < value < MEASURED[1] * khz:
+        return f"about {khz} kHz"
     if index == APIC_FREQUENCY and value != SECOND:
         if access.vcpu.bench.profile.fact("apic_frequency_fixed"):
             return "10^9"
