@@ -1,7 +1,8 @@
 """KP105 kick-wrong-vcpu
 
 ## What it finds
-A KICK_CPU hypercall that does not wake the vCPU it names, or wakes another; a kick by any other hypercall.
+A KICK_CPU hypercall that does not wake the vCPU it names, or wakes another; a kick by any other hypercall
+but SEND_IPI, which may be asked for one.
 
 ## Why it matters
 A vCPU that waits for a lock has halted: without its kick it sleeps until the next interrupt, holding up all
@@ -24,7 +25,7 @@ vCPU.
 
 from __future__ import annotations
 
-from hvtrace.replay.model.kvm_call import KICK_CPU, KvmCall
+from hvtrace.replay.model.kvm_call import KICK_CPU, SEND_IPI, KvmCall
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
@@ -33,6 +34,9 @@ __all__ = ["RULE"]
 
 def check(call: KvmCall) -> Verdict | None:
     """The vCPU that is named wakes, and no other."""
+    if call.number == SEND_IPI:
+        # It may be asked to send what a kick sends.
+        return None
     addressed = call.addressed if call.number == KICK_CPU else []
     if addressed is None:
         return unknown(Reason.STATE_UNSEEN)
