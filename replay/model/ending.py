@@ -16,7 +16,17 @@ from hvtrace.abi.register import Gate
 from hvtrace.replay.model.access import DEBUG_ALLOWED
 from hvtrace.replay.model.hypercall import ANY, INPUTS, Call, Ending, Mismatch
 
-__all__ = ["ACCESS_DENIED", "ALL_EMPTY", "HEADERS", "PAGE", "compare", "denied", "endings", "is_nested"]
+__all__ = [
+    "ACCESS_DENIED",
+    "ALL_EMPTY",
+    "HEADERS",
+    "PAGE",
+    "WORD",
+    "compare",
+    "denied",
+    "endings",
+    "is_nested",
+]
 
 SUCCESS, INVALID_CODE, INVALID_INPUT, INVALID_ALIGNMENT = 0, 2, 3, 4
 INVALID_PARAMETER, ACCESS_DENIED, OPERATION_DENIED = 5, 6, 8

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hvtrace.replay.obligation import Obligation
     from hvtrace.replay.tape import Event
 
-__all__ = ["INPUTS", "AbiUse", "Call", "Ending", "Finish", "Mismatch", "is_unserved"]
+__all__ = ["INPUTS", "AbiUse", "Call", "Ending", "Finish", "Mismatch", "current", "is_unserved"]
 
 #: Tracepoint that shows the decoded input of a call, by call code.
 INPUTS: dict[int, str] = {
@@ -96,8 +96,9 @@ class Call:
 class Ending:
     """One way in which a call may end.
 
-    `status` None: userspace chooses it, from `choice`. `shown`: the event of the decoded input was traced before. `userspace`: the
-    thread left for userspace. `fault`: #UD instead of a result. `hidden`: for a reason that no trace shows.
+    `status` None: userspace chooses it, from `choice`. `shown`: the event of the decoded input was traced before.
+    `userspace`: the thread left for userspace. `fault`: #UD instead of a result. `hidden`: for a reason that no trace
+    shows.
     """
 
     status: int | None
@@ -154,6 +155,12 @@ class AbiUse:
     vcpu: Vcpu
     hyperv: bool
     enabled: bool | None
+
+
+def current(vcpu: Vcpu) -> Call | None:
+    """The call that the guest made in this exit and that is not over."""
+    call = vcpu.call
+    return None if call is None or call.event[0] < vcpu.exit_seq else call
 
 
 def is_unserved(code: int) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hvtrace.abi.cpuid import RECOMMENDATIONS
 from hvtrace.abi.hypercall import by_code
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.access import GUEST_OS_ID, HYPERCALL
 from hvtrace.replay.model.ending import ACCESS_DENIED, compare, denied, endings
-from hvtrace.replay.model.hypercall import AbiUse, Call, Finish
+from hvtrace.replay.model.hypercall import AbiUse, Call, Finish, current
 from hvtrace.replay.model.machine import Vcpu
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part
@@ -23,6 +24,9 @@ DONE = "kvm_hv_hypercall_done"
 
 #: PostMessage and SignalEvent.
 SYNIC_CALLS = frozenset({0x5C, 0x5D})
+
+#: What stands for the spin count among the gates.
+SPIN_COUNT = Gate(RECOMMENDATIONS, "ebx", 0)
 
 #: Exception vector #UD; userspace exit of a hypercall.
 INVALID_OPCODE, EXIT_HYPERV = 6, 27
@@ -55,12 +59,13 @@ class HypercallEvents(Part):
         if not self.finishing and not self.bench.profile.fact("hypercall_done"):
             return False
         # Where #UD may answer it has to be visible: a nested guest's goes to its hypervisor.
-        faults = any(ending.fault for ending in endings(call))
+        faults = call.fast and any(ending.fault for ending in endings(call))
         return not faults or (call.is_traced("kvm_inj_exception") and call.vcpu.outermost is not False)
 
     def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         self.finishing = True
-        call, vcpu.call = vcpu.call, None
+        call = current(vcpu)
+        vcpu.call = None
         self.judge.ask(Moment.FINISH, Finish(vcpu, call), event, vcpu, cell)
         if call is None:
             return
@@ -80,14 +85,15 @@ class HypercallEvents(Part):
         if exposure.enforced is None and denied(call):
             gates = row.gates if row is not None else ()
             clear = [gate for gate in gates if exposure.has(gate) is False]
-            exposure.witness(clear[0] if clear else Gate(0, "", 0), call.status == ACCESS_DENIED)
+            exposure.witness(clear[0] if clear else SPIN_COUNT, call.status == ACCESS_DENIED)
 
     def _userspace_exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        if vcpu.call is not None and event[5] == EXIT_HYPERV and (event[6] is None or event[6] >= 0):
-            vcpu.call.userspace = True
+        call = current(vcpu)
+        if call is not None and event[5] == EXIT_HYPERV and (event[6] is None or event[6] >= 0):
+            call.userspace = True
 
     def _exception(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        call = vcpu.call
+        call = current(vcpu)
         if call is None or event[5] != INVALID_OPCODE:
             return
         if any(ending.fault for ending in endings(call)):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.model.ending import HEADERS, PAGE, endings, is_nested
-from hvtrace.replay.model.hypercall import INPUTS, Call
+from hvtrace.replay.model.hypercall import INPUTS, Call, current
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.vp_set import VP_INDEX, Flushed, Input, Sent, VpSet, indices, vp_set
 from hvtrace.replay.part import Handler, Part
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["IpiEvents"]
 
-SEND_IPI, ACCEPTED = "kvm_hv_send_ipi", "kvm_apic_accept_irq"
+SEND_IPI, ACCEPTED, DONE = "kvm_hv_send_ipi", "kvm_apic_accept_irq", "kvm_hv_hypercall_done"
 
 #: Delivery and trigger mode of an IPI: fixed, edge.
 FIXED, EDGE = 0, 0
 
 #: Stamps of two CPUs are in the order of the events if they are further apart than this.
 SKEW_NS = 100_000
+
+#: Interrupts kept of one call: two events for each vCPU a VM may have.
+MAX_ACCEPTED = 8192
 
 #: Flushes kept of which a target was not yet seen to leave the guest; threads that may have a call under way; pages of
 #: guest memory known to exist.
@@ -53,6 +56,8 @@ class IpiEvents(Part):
 
     def __init__(self, bench: Bench, vms: dict[int, Vm]) -> None:
         super().__init__(bench, vms)
+        #: Results are traced.
+        self.finishes = bool(bench.profile.fact("hypercall_done")) and DONE in bench.traced
         #: Calls under way, by the caller's thread.
         self.calls: dict[int, Sending] = {}
         #: Flushes that are over while a target was still in the guest.
@@ -62,7 +67,7 @@ class IpiEvents(Part):
         return {
             **dict.fromkeys(set(INPUTS.values()), self._input),
             "kvm_hv_hypercall": self._hypercall,
-            "kvm_hv_hypercall_done": self._done,
+            DONE: self._done,
             ACCEPTED: self._accepted,
             "kvm_apicv_accept_irq": self._accepted,
         }
@@ -82,7 +87,7 @@ class IpiEvents(Part):
             self._flushed(sending, sending.running())
 
     def _input(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
-        call = vcpu.call
+        call = current(vcpu)
         subject = Input(vcpu, call, event, first=call is None or call.shown is None)
         diverged = self.judge.ask(Moment.INPUT, subject, event, vcpu, cell)
         if call is not None:
@@ -106,11 +111,12 @@ class IpiEvents(Part):
         if len(self.calls) >= MAX_THREADS:
             self.calls.clear()
         self.calls[event[4]] = Sending(call, targets, frozenset(vm.vcpus), inside)
-        vcpu.closing.append(self._unfinished)
+        if not self.finishes:
+            vcpu.closing.append(self._unfinished)
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         sending = self.calls.get(event[4])
-        if sending is not None:
+        if sending is not None and len(sending.call.accepted) < MAX_ACCEPTED:
             sending.call.accepted.append((event, cell))
 
     def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -120,12 +126,11 @@ class IpiEvents(Part):
             self._over(sending)
 
     def _unfinished(self, vcpu: Vcpu) -> None:
-        """The exit is over; kernels before 5.13 trace no result."""
+        """The exit is over, and no result is traced (before 5.13)."""
         sending = self.calls.get(vcpu.tid) if vcpu.tid is not None else None
         if sending is not None and sending.call.vcpu is vcpu:
             del self.calls[sending.call.event[4]]
-            if not self.bench.profile.fact("hypercall_done"):
-                self._over(sending)
+            self._over(sending)
 
     def _over(self, sending: Sending) -> None:
         call = sending.call

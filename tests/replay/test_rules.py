@@ -57,6 +57,7 @@ SILENT = {
     "HV302": {"unknown"},
     "HV303": {"unknown"},
     "HV308": {"unknown"},
+    "HV381": {"unknown"},
     "HV214": {"unknown"},
     "HV902": {"unknown"},
     "HV513": {"unknown"},
