@@ -89,6 +89,8 @@ class Apic:
     lazy: bool | None = None
     #: The MSR that registered it last.
     lazy_by: int = 0
+    #: Vectors whose handlers looked at the flag since it was registered.
+    lazy_vectors: set[int] = field(default_factory=set)
     #: Vector that was ended by the flag; nothing was delivered since (-1: none).
     ended_lazily: int = -1
     #: Interrupts were injected in software, which APICv does not do.
@@ -123,6 +125,7 @@ class Apic:
         self.unseen = CLASSES
         self.perhaps.clear()
         self.lazy = self.command = None
+        self.lazy_vectors.clear()
         self.suspects.clear()
         self.software = self.clear = self.enabled = False
         self.asked = self.unasked = None
@@ -169,8 +172,7 @@ class Apics:
     nested: bool = False
     #: Blocks of eight vectors that a 8259 may have.
     legacy: set[int] = field(default_factory=set)
-    #: Vectors whose handlers look at the flag; how many deliveries armed it in vain; the first of these.
-    lazy_vectors: set[int] = field(default_factory=set)
+    #: How many deliveries armed the flag in vain since it was last registered; the first of these.
     skipped: int = 0
     first_skipped: tuple[Vcpu, Event, list[bool]] | None = None
 
@@ -210,13 +212,15 @@ class LazyEnd:
 @dataclass(slots=True)
 class Skipped:
     """An interrupt, delivered with nothing else pending, was ended by a write of EOI in the next exit: how many of them
-    in the VM, and whether this vector's handler, or any, is known to look at the flag.
+    in the VM, and whether this vector's handler, or any, is known to look at the flag. `own` is true where the flag was
+    registered through KVM's own register, which serves nothing else.
     """
 
     vector: int
     number: int
     known: bool
     ever: bool
+    own: bool
 
 
 @dataclass(slots=True)

@@ -222,14 +222,14 @@ class ApicEvents(Part):
 
     def _skipped(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """A write of EOI ends an interrupt whose delivery armed the flag."""
-        apic, apics = vcpu.apic, vcpu.vm.apics
+        apic = vcpu.apic
         chance, apic.chance = apic.chance, None
         if chance is None or chance.met is not None or chance.event[5] != event[5] or apic.lazy is not True:
             return
         vcpu.drop(chance)
         if not self._judgeable(vcpu):
             return
-        if event[5] in apics.lazy_vectors or apic.lazy_by == PV_EOI_EN:
+        if event[5] in apic.lazy_vectors or apic.lazy_by == PV_EOI_EN:
             self._unarmed(vcpu, event, cell)
         else:
             # A guest may have registered the page for another purpose, and end its interrupts in another way.
@@ -238,12 +238,13 @@ class ApicEvents(Part):
     def _unarmed(self, vcpu: Vcpu, event: Event, cell: list[bool]) -> None:
         apics = vcpu.vm.apics
         apics.skipped += 1
-        known, ever = event[5] in apics.lazy_vectors, bool(apics.lazy_vectors)
+        known, own = event[5] in vcpu.apic.lazy_vectors, vcpu.apic.lazy_by == PV_EOI_EN
+        ever = any(other.apic.lazy_vectors for other in vcpu.vm.vcpus.values())
         if not ever:
             # What the sixth shows was true of the first.
             apics.first_skipped = apics.first_skipped or (vcpu, event, cell)
             vcpu, event, cell = apics.first_skipped
-        self.judge.ask(Moment.SKIPPED, Skipped(event[5], apics.skipped, known, ever), event, vcpu, cell)
+        self.judge.ask(Moment.SKIPPED, Skipped(event[5], apics.skipped, known, ever, own), event, vcpu, cell)
 
     def _end_lazily(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """kvm_pv_eoi: the guest had cleared the flag."""
@@ -264,7 +265,7 @@ class ApicEvents(Part):
         apic.lazy = apic.clear = True
         apic.ended_lazily = vector
         if vector >= 0:
-            vcpu.vm.apics.lazy_vectors.add(vector)
+            apic.lazy_vectors.add(vector)
         for other, taken in apic.pending.items():
             if taken.own and taken.seq < apic.delivered_seq:
                 apic.suspects[other] = (event, cell)
@@ -298,12 +299,12 @@ class ApicEvents(Part):
         """A write of the command register sends an interrupt, which is traced after it, or before it in one piece."""
         apic = vcpu.apic
         command = event[7] & LOW & ~BUSY
-        known = vcpu.whole or apic.unit == vcpu.exit_seq
         sent, apic.unclaimed = apic.unclaimed, None
         apic.commanded = vcpu.open(Due.IPI, event, cell, 1, f"kvm_apic_ipi of 0x{command:x}")
         if sent is not None and sent[5] & ~BUSY == command:
             vcpu.meet(apic.commanded)
-        elif not known:
+        elif not vcpu.whole:
+            # It may have been sent before anything was seen.
             vcpu.drop(apic.commanded)
 
     def _send(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -359,7 +360,10 @@ class ApicEvents(Part):
         apic = vcpu.apic
         if access.index in (ASSIST_PAGE, PV_EOI_EN):
             if access.write and not access.refused:
+                # The guest may look at another word than the one that counts now.
                 apic.lazy, apic.lazy_by = bool(access.value & 1), access.index
+                apic.lazy_vectors.clear()
+                vcpu.vm.apics.skipped, vcpu.vm.apics.first_skipped = 0, None
                 vcpu.drop(apic.chance)
                 apic.chance = None
             return

@@ -12,7 +12,7 @@ the second end is the other one's.
 > EOI assist). Until the guest clears it, the interrupt stays in service (apic_sync_pv_eoi_from_guest).
 
 ## When it cannot tell
-Where another interrupt was delivered between the two.
+Where another interrupt was delivered between the two; and a guest may write EOI for nothing: it is a warning.
 
 ## Example
     kvm_eoi: apicid 0 vector 107
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.apic import EndOfService
 from hvtrace.replay.rule import RESETS, Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Severity, Verdict
 
 __all__ = ["RULE"]
 
@@ -48,5 +48,6 @@ RULE = Rule(
     (Moment.ENDED,),
     ("kvm_eoi", "kvm_pv_eoi", "kvm_apic", "kvm_inj_virq", "kvm_entry", RESETS),
     check,
+    severity=Severity.WARNING,
     theme="end of interrupt",
 )

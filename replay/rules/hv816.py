@@ -1,39 +1,59 @@
-"""HV816 icr-without-ipi
+"""HV816 pv-eoi-unused
 
 ## What it finds
-A write of the APIC's interrupt command register, by memory or by any MSR, that sends no interrupt, or another one.
+Six interrupts in a VM, sent by vCPUs and delivered while no other was pending, that the guest ended by the synthetic
+EOI register although a VP assist page is registered, in which their delivery must have set "No EOI required"; and the
+flag was never used.
 
 ## Why it matters
-The vCPU that it names does not hear of it.
+Either the guest does not look at the flag, or the hypervisor never sets it: each interrupt costs an exit more.
 
 ## What the specification says
-> A write of the low half sends the interrupt that it describes (Intel SDM 3, Interrupt command register). KVM shows
-> kvm_apic_ipi with this half, busy bit clear: before the register's write where both halves are written in one piece,
-> after it otherwise (kvm_apic_send_ipi).
+> The hypervisor sets "No EOI required" where no interrupt of lower priority waits for this one's end, and the guest
+> then need not write EOI (TLFS, EOI assist).
 
 ## When it cannot tell
-Where the recording ends or events are lost before the next entry.
+Whether it is the guest or the hypervisor: it is a warning. Once the flag was used by any handler, HV806 judges.
 
 ## Example
-    kvm_apic: apic_write APIC_ICR = 0xfb
-    kvm_entry: vcpu 0
-    expected kvm_apic_ipi of 0xfb, observed nothing
+    kvm_msr: msr_write 40000073 = 0x1001
+    kvm_apic_accept_irq: apicid 0 vec 107 (Fixed|edge)
+    kvm_inj_virq: IRQ 0x6b
+    kvm_eoi: apicid 0 vector 107
+    kvm_msr: msr_write 40000070 = 0x0
+    expected kvm_pv_eoi of vector 107, observed a write of EOI, six times
 """
 
 from __future__ import annotations
 
-from hvtrace.replay.obligation import Due, comes
-from hvtrace.replay.rule import Moment, Rule
+from hvtrace.replay.model.apic import Skipped
+from hvtrace.replay.rule import RESETS, Moment, Rule
+from hvtrace.replay.rules.hv806 import ENOUGH
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Severity, Verdict, unknown
 
 __all__ = ["RULE"]
 
 
+def check(skipped: Skipped) -> Verdict | None:
+    """The flag is used at all."""
+    if skipped.own or skipped.known:
+        return None
+    if not skipped.ever and skipped.number >= ENOUGH:
+        return Diverges(
+            f"kvm_pv_eoi of vector {skipped.vector}", "a write of EOI", "the VM never used the flag"
+        )
+    return HOLDS if skipped.ever else unknown(Reason.STATE_UNSEEN)
+
+
 RULE = Rule(
     "HV816",
-    "icr-without-ipi",
-    (Moment.DUE,),
-    ("kvm_apic", "kvm_apic_ipi", "kvm_entry", "kvm_exit"),
-    comes(lambda owed: "the interrupt that the command register describes is not sent"),
-    due=Due.IPI,
-    theme="APIC register",
-)
+    "pv-eoi-unused",
+    (Moment.SKIPPED,),
+    (
+        "kvm_pv_eoi", "kvm_eoi", "kvm_apic", "kvm_msr", "kvm_inj_virq", "kvm_apic_accept_irq", "kvm_apic_ipi",
+        "kvm_entry", "kvm_exit", RESETS,
+    ),
+    check,
+    severity=Severity.WARNING,
+    theme="end of interrupt",
+)  # fmt: skip
