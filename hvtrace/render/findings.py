@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.msr import by_name
 from hvtrace.pipeline.result import concerns_interface
 from hvtrace.render.pages import rule_of, summary
-from hvtrace.render.terminal import plural, safe, styled, wrapped
+from hvtrace.render.terminal import WIDTH, plural, safe, styled, wrapped
 from hvtrace.replay.verdict import Severity, form_of
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def _lines(result: CheckResult, coverage: bool) -> Iterator[str]:
         yield ""
     for note in result.notes:
         yield from wrapped(note, "", "  ")
-    verdict = result.verdict
-    yield styled(outcome(result), {"clean": "green", "unjudged": "red"}.get(verdict, "red"))
+    last = outcome(result)
+    for line in [last] if len(last) <= WIDTH else last.split("; ", 1):
+        yield styled(line, "green" if result.verdict == "clean" else "red")
 
 
 def gathered(divergences: Iterable[Divergence]) -> list[tuple[Divergence, list[int | None]]]:
