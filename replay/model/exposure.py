@@ -1,24 +1,14 @@
 """What the guest was offered: Hyper-V at all, which CPUID bits, and whether KVM refuses what is not offered.
 
-Learnt from the guest's own CPUID reads (`kvm_cpuid`), from `-cpu` flags, and, for the refusal, from what
-happens to
-accesses whose bit is clear. TLFS, Feature and interface discovery; hv_check_msr_access in
-arch/x86/kvm/hyperv.c.
+Learnt from the guest's own CPUID reads (`kvm_cpuid`), from `-cpu` flags, and, for the refusal, from what happens to
+accesses whose bit is clear. TLFS, Feature and interface discovery; hv_check_msr_access in arch/x86/kvm/hyperv.c.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hvtrace.abi.cpuid import (
-    FEATURES,
-    INTERFACE,
-    INTERFACE_SIGNATURE,
-    NESTED,
-    RECOMMENDATIONS,
-    SYNDBG,
-    VENDOR,
-)
+from hvtrace.abi.cpuid import INTERFACE, INTERFACE_SIGNATURE, LEAVES, RECOMMENDATIONS, SYNDBG, VENDOR
 from hvtrace.abi.flags import SPINLOCKS_NEVER
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.offer import Offer, parse_cpu
@@ -29,6 +19,9 @@ _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
 #: Distinct gates that must agree before enforcement counts as known from behaviour alone.
 AGREEMENT = 3
+
+#: Leaves whose bits have names.
+KNOWN = frozenset(leaf.number for leaf in LEAVES)
 
 
 @dataclass(slots=True)
@@ -54,7 +47,7 @@ class Exposure:
         """A CPUID answer the guest got."""
         if leaf == INTERFACE:
             self.hyperv = rax & 0xFFFF_FFFF == INTERFACE_SIGNATURE
-        if leaf in (VENDOR, INTERFACE, FEATURES, RECOMMENDATIONS, NESTED, SYNDBG):
+        if leaf in KNOWN:
             for register, value in zip(_REGISTERS, (rax, rbx, rcx, rdx), strict=True):
                 # Another leaf may answer for one that is not there: KVM takes none of its bits as offered.
                 self.leaves[leaf, register] = 0 if found is False else value & 0xFFFF_FFFF
