@@ -89,7 +89,13 @@ def test_the_same_fault_in_several_vms_is_told_once() -> None:
 def test_the_last_line_counts_warnings_apart_and_is_loud_where_nothing_was_judged() -> None:
     """Warnings are no divergences; shares are never rounded up to all."""
     warning = divergence("HV504", severity=Severity.WARNING)
-    assert outcome(outcome_of(divergence(), warning)).startswith("1 divergence, 1 warning; ")
+    both = outcome_of(divergence(), warning)
+    assert outcome(both).startswith("1 divergence, 1 warning; ")
+    both.totals, both.judged = {"kvm_msr": 1_000_000}, {"kvm_msr": 987_654}
+    assert as_text(both).splitlines()[-2:] == [
+        "1 divergence, 1 warning",
+        "judged 987654 of 1000000 interface events (98.8 %), tape 98.8 %",
+    ]
     nothing = outcome_of(HV509=coverage(0, 0, not_traced=3))
     nothing.judged = dict.fromkeys(nothing.totals, 0)
     assert outcome(nothing).startswith(
