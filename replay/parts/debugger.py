@@ -90,7 +90,7 @@ class DebuggerEvents(Part):
         if vcpu.visited:
             return
         vcpu.effects.append((event, cell))
-        if vcpu.kind == "msr" and vcpu.whole:
+        if vcpu.kind == "msr" and vcpu.whole and "kvm_userspace_exit" in self.bench.traced:
             vcpu.open(Due.MSR, event, cell, 1, "kvm_msr of the access")
 
     # Nested guests
