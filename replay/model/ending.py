@@ -120,7 +120,8 @@ def compare(call: Call) -> Mismatch:
 def _compare(call: Call, possible: list[Ending]) -> Mismatch:
     fitting = [ending for ending in possible if ending.gives(call.status or 0)]
     if not fitting:
-        return Mismatch(call, "status", possible)
+        gated = call.status == ACCESS_DENIED or {ending.status for ending in possible} == {ACCESS_DENIED}
+        return Mismatch(call, "gate" if gated else "status", possible)
     if call.is_traced("kvm_userspace_exit"):
         agreeing = [ending for ending in fitting if ending.userspace == call.userspace]
         if not agreeing:

@@ -128,9 +128,10 @@ class Ending:
 class Mismatch:
     """A call that is complete, and whether it ended in a way it may.
 
-    `what` is the first thing that no possible ending has: "status", "userspace", "input", "reps", or "" where all fits;
-    `endings` are the possible ones that agree up to there. `bug` names the known bug that explains it, or, where all
-    fits, the one that would have shown. `hidden`: it fits for a reason alone that no trace shows.
+    `what` is the first thing that no possible ending has: "gate" (a status that CPUID decides), "status", "userspace",
+    "input", "reps", or "" where all fits; `endings` are the possible ones that agree up to there. `bug` names the known
+    bug that explains it, or, where all fits, the one that would have shown. `hidden`: it fits, for a reason that no
+    trace shows.
     """
 
     call: Call

@@ -49,4 +49,6 @@ def check(access: Access) -> Verdict | None:
     return Diverges("(#GP)", "no fault", f"{access.verb} of {access.name} must raise #GP: {fault.why}")
 
 
-RULE = Rule("HV203", "msr-gate-ignored", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)
+RULE = Rule(
+    "HV203", "msr-gate-ignored", (Moment.MSR,), ("kvm_msr",), check, theme="enforcement", concerns=concerns
+)

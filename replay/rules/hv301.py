@@ -34,7 +34,7 @@ def check(over: Mismatch) -> Verdict | None:
     call = over.call
     if not is_unserved(call.code):
         return None
-    if over.what == "status":
+    if over.what in ("gate", "status"):
         return Diverges("status 2", f"status {call.status}", f"KVM serves no hypercall 0x{call.code:x}")
     return HOLDS
 

@@ -38,7 +38,9 @@ def check(over: Mismatch) -> Verdict | None:
             return Diverges("no KVM_EXIT_HYPERV", "one", text)
         text = f"userspace completes hypercall 0x{call.code:x}"
         return Diverges("KVM_EXIT_HYPERV before the result", "none", text)
-    if over.what == "status" or not (call.userspace or any(ending.userspace for ending in over.endings)):
+    if over.what in ("gate", "status") or not (
+        call.userspace or any(ending.userspace for ending in over.endings)
+    ):
         return None
     return HOLDS
 

@@ -33,7 +33,7 @@ def check(over: Mismatch) -> Verdict | None:
     """The input's event goes with the status."""
     call = over.call
     name = INPUTS.get(call.code)
-    if name is None or over.what in ("status", "userspace"):
+    if name is None or over.what in ("gate", "status", "userspace"):
         return None
     if not call.is_traced(name):
         return unknown(Reason.NOT_TRACED)
