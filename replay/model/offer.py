@@ -86,7 +86,8 @@ def parse_cpu(option: str) -> Offer:
     given: dict[str, str] = {}
     pv_enforced = False
     for part in option.split(",")[1:]:
-        name, _, value = part.strip().replace("_", "-").partition("=")
+        name, _, value = part.strip().partition("=")
+        name = name.replace("_", "-")
         if name.startswith(("+", "-")):
             value = "off" if name[0] == "-" else "on"
             name = name[1:]
