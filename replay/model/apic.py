@@ -172,6 +172,8 @@ class Apics:
     nested: bool = False
     #: Blocks of eight vectors that a 8259 may have.
     legacy: set[int] = field(default_factory=set)
+    #: The flag was used, by any vCPU at any time.
+    used: bool = False
     #: How many deliveries armed the flag in vain since it was last registered; the first of these.
     skipped: int = 0
     first_skipped: tuple[Vcpu, Event, list[bool]] | None = None
@@ -211,11 +213,12 @@ class LazyEnd:
 
 @dataclass(slots=True)
 class Skipped:
-    """An interrupt, delivered with nothing else pending, was ended by a write of EOI in the next exit: how many of them
-    in the VM, and whether this vector's handler, or any, is known to look at the flag. `own` is true where the flag was
-    registered through KVM's own register, which serves nothing else.
+    """An interrupt, delivered with nothing else pending, was ended in the next exit: by the flag (`used`) or by a write
+    of EOI. How many such writes there were in the VM, and whether this vector's handler, or any, is known to look at
+    the flag. `own` is true where the flag was registered through KVM's own register, which serves nothing else.
     """
 
+    used: bool
     vector: int
     number: int
     known: bool

@@ -239,12 +239,14 @@ class ApicEvents(Part):
         apics = vcpu.vm.apics
         apics.skipped += 1
         known, own = event[5] in vcpu.apic.lazy_vectors, vcpu.apic.lazy_by == PV_EOI_EN
-        ever = any(other.apic.lazy_vectors for other in vcpu.vm.vcpus.values())
+        ever = apics.used
         if not ever:
             # What the sixth shows was true of the first.
             apics.first_skipped = apics.first_skipped or (vcpu, event, cell)
             vcpu, event, cell = apics.first_skipped
-        self.judge.ask(Moment.SKIPPED, Skipped(event[5], apics.skipped, known, ever, own), event, vcpu, cell)
+        self.judge.ask(
+            Moment.SKIPPED, Skipped(False, event[5], apics.skipped, known, ever, own), event, vcpu, cell
+        )
 
     def _end_lazily(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         """kvm_pv_eoi: the guest had cleared the flag."""
@@ -262,7 +264,10 @@ class ApicEvents(Part):
         apic.seen = True
         if before is None:
             return
-        apic.lazy = apic.clear = True
+        if chance is not None and chance.met and chance.event[5] == vector:
+            known, own = vector in apic.lazy_vectors, apic.lazy_by == PV_EOI_EN
+            self.judge.ask(Moment.SKIPPED, Skipped(True, vector, 0, known, True, own), event, vcpu, cell)
+        apic.lazy = apic.clear = vcpu.vm.apics.used = True
         apic.ended_lazily = vector
         if vector >= 0:
             apic.lazy_vectors.add(vector)

@@ -38,11 +38,13 @@ def check(skipped: Skipped) -> Verdict | None:
     """The flag is used at all."""
     if skipped.own or skipped.known:
         return None
+    if skipped.used:
+        return HOLDS
     if not skipped.ever and skipped.number >= ENOUGH:
         return Diverges(
             f"kvm_pv_eoi of vector {skipped.vector}", "a write of EOI", "the VM never used the flag"
         )
-    return HOLDS if skipped.ever else unknown(Reason.STATE_UNSEEN)
+    return unknown(Reason.STATE_UNSEEN)
 
 
 RULE = Rule(
