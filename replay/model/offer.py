@@ -57,6 +57,9 @@ class Promise:
     value: int
 
 
+#: Characters of a vendor in CPUID.
+VENDOR_LENGTH = 12
+
 #: What every kernel since 5.0 reports to hv-passthrough, beside bits (kvm_get_hv_cpuid): build 14393 of 10.0, 4095
 #: spinlock retries, 64 logical processors. The vendor, "Linux KVM Hv", is a name some builds change.
 REPORTED_VALUES: tuple[Promise, ...] = (
@@ -148,10 +151,10 @@ def _fields(given: dict[str, str]) -> list[Promise]:
             mask = (1 << width) - 1
             fields.append(Promise(leaf, register, mask << low, (number & mask) << low))
     vendor = given.get("hv-vendor-id", "").encode()
-    if vendor:
-        padded = vendor[:12].ljust(12, b"\0")
+    # A shorter one may be the beginning of a name with a blank.
+    if len(vendor) >= VENDOR_LENGTH:
         for n, register in enumerate(("ebx", "ecx", "edx")):
-            word = int.from_bytes(padded[4 * n : 4 * n + 4], "little")
+            word = int.from_bytes(vendor[4 * n : 4 * n + 4], "little")
             fields.append(Promise(VENDOR, register, 0xFFFF_FFFF, word))
     return fields
 

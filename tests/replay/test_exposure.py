@@ -60,7 +60,8 @@ def test_an_option_promises_bits_and_numbers() -> None:
         "eax": (1 << 5, 1 << 5),
         "ebx": (0xFFFF_FFFF, 0x1FFF),
     }
-    assert told("host,hv-time,hv_vendor_id=a_c", VENDOR)["ebx"] == (0xFFFF_FFFF, 0x635F61)
+    assert told("host,hv-time,hv_vendor_id=a_cdefghijkl", VENDOR)["ebx"] == (0xFFFF_FFFF, 0x64635F61)
+    assert told("host,hv-time,hv-vendor-id=My", VENDOR) == {}
     version = told("host,hv-time,hv-version-id-major=10,hv-version-id-sbranch=1", VERSION)
     assert version == {"ebx": (0xFFFF_0000, 10 << 16), "edx": (0xFF00_0000, 1 << 24)}
     assert told("host,hv-time,x-hv-max-vps=64", LIMITS) == {"eax": (0xFFFF_FFFF, 64)}
