@@ -6,6 +6,7 @@ without an exit (CR8, and all of them where APICv or AVIC serves the guest).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,18 @@ class Apic:
         # It would not have been delivered beside one of its class or of a higher one.
         self.unseen = min(self.unseen, vector >> 4)
 
+    def describe(self) -> dict[str, str | bool | None]:
+        """The state in words; below priority class `unseen` there may be more in service."""
+        known = "known" if not self.unseen else f"known from priority class {self.unseen}"
+        return {
+            f"in service ({known})" if self.unseen < CLASSES else "in service": _vectors(self.service),
+            "perhaps in service": _vectors(self.perhaps),
+            "pending": _vectors(self.pending),
+            "PV EOI registered": self.lazy,
+            "ended by PV EOI last": str(self.ended_lazily) if self.ended_lazily >= 0 else "none",
+            "ICR": None if self.command is None else f"0x{self.command:x}",
+        }
+
     def end(self, vector: int) -> None:
         """The interrupt of highest priority is over."""
         self.service.discard(vector)
@@ -177,6 +190,10 @@ class Apics:
     #: How many deliveries armed the flag in vain since it was last registered; the first of these.
     skipped: int = 0
     first_skipped: tuple[Vcpu, Event, list[bool]] | None = None
+
+    def describe(self) -> dict[str, bool | None]:
+        """What matters to the rules, in words."""
+        return {"accelerated": self.accelerated, "nested guests": self.nested, "PV EOI used": self.used}
 
 
 @dataclass(slots=True)
@@ -316,6 +333,10 @@ def destinations(vcpu: Vcpu, command: int, target: int) -> tuple[set[int] | None
     if target in (0xFF, 0xFFFF_FFFF) or target not in vm.vcpus:
         return None, False
     return {target}, True
+
+
+def _vectors(vectors: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(vectors))) or "none"
 
 
 def automatic(vcpu: Vcpu, vector: int) -> bool | None:
