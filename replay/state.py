@@ -13,9 +13,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from hvtrace.abi.cpuid import BITS
-from hvtrace.abi.hypercall import HYPERV_HYPERCALLS
 from hvtrace.abi.msr import MSRS, is_synthetic, msr_name
 from hvtrace.abi.register import Group, Scope
+from hvtrace.replay.model.hypercall import current
 from hvtrace.replay.model.machine import Vcpu, Vm
 from hvtrace.replay.model.registers import holds
 from hvtrace.replay.obligation import Obligation
@@ -43,6 +43,7 @@ _TOLD = frozenset(
     {
         "accepted",
         "bench",
+        "call",
         "closing",
         "dues",
         "effects",
@@ -73,8 +74,6 @@ _MODEL = "hvtrace.replay.model."
 
 #: Declared types of which None means that the value is not known (of an object, it means that there is none).
 _PLAIN = re.compile(r"\b(bool|int|str)\b")
-
-_CALLS = {call.code: call.name for call in HYPERV_HYPERCALLS}
 
 
 def state_of(engine: Engine) -> list[dict[str, Any]]:
@@ -134,7 +133,7 @@ def _vcpu(vcpu: Vcpu) -> dict[str, Any]:
         "why_unknown": vcpu.why.value,
         "thread": vcpu.tid,
         "exit": _exit(vcpu),
-        "hypercall": _call(vcpu.call),
+        "hypercall": _call(vcpu),
         "registers": _registers(vcpu.registers, Scope.VCPU),
         "timers": [_timer(timer) for timer in vcpu.timers],
         "owed": [_owed(due) for due in vcpu.dues if due.met is None],
@@ -142,11 +141,10 @@ def _vcpu(vcpu: Vcpu) -> dict[str, Any]:
     }
 
 
-def _call(code: object) -> str | None:
+def _call(vcpu: Vcpu) -> str | None:
     """The hypercall under way."""
-    if not isinstance(code, int):
-        return None
-    return f"0x{code:x} {_CALLS.get(code, '')}".rstrip()
+    call = current(vcpu)
+    return None if call is None else call.describe()
 
 
 def _exit(vcpu: Vcpu) -> dict[str, Any] | None:
@@ -192,7 +190,7 @@ def _more(thing: Vm | Vcpu) -> dict[str, dict[str, Any]]:
     plain: dict[str, Any] = {}
     for field in fields(thing):
         name, value = field.name, getattr(thing, field.name)
-        if name in _TOLD or name.startswith("_") or (name == "call" and isinstance(value, int | None)):
+        if name in _TOLD or name.startswith("_"):
             continue
         title = name.replace("_", " ")
         if _is_model(value):

@@ -68,8 +68,9 @@ class Sent:
     targets: VpSet
     succeeded: bool | None
     known: frozenset[int]
-    #: Interrupts with the vector that APICs took, by vCPU.
+    #: Interrupts with the vector that APICs took, by vCPU, and the vectors of others that they took meanwhile.
     took: Counter[int] = field(default_factory=Counter)
+    others: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

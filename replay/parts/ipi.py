@@ -116,7 +116,9 @@ class IpiEvents(Part):
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         sending = self.calls.get(event[4])
-        if sending is not None and len(sending.call.accepted) < MAX_ACCEPTED:
+        if sending is None or sending.call.vcpu.vm is not vcpu.vm:
+            return
+        if len(sending.call.accepted) < MAX_ACCEPTED:
             sending.call.accepted.append((event, cell))
 
     def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -154,6 +156,8 @@ class IpiEvents(Part):
                 (sent.took if event[2] == ACCEPTED else posted)[event[3] & 0xFFFF] += 1
                 if sent.succeeded and not self.judge.lossy:
                     self.judge.mark(event, cell)
+            else:
+                sent.others.append(event[5])
         # With APICv it comes beside kvm_apic_accept_irq, or alone.
         for number, count in posted.items():
             sent.took[number] = max(sent.took[number], count)

@@ -13,9 +13,9 @@ A processor that waits for an answer waits for ever, and another handles a reque
 > with the APIC switched off as well. Bits of processors that do not exist are ignored (kvm_hv_send_ipi_to_many).
 
 ## When it cannot tell
-The banks of a sparse set are in guest memory or XMM registers: only processors outside the valid banks, and the vector,
-are judged. Where a vCPU's VP index is not known, it is left out. Where no result is traced and the input leaves
-the outcome open, a missing target is not reported.
+The banks of a sparse set are in guest memory or XMM registers: only processors outside the valid banks, and the vector
+of what was sent, are judged. Where a vCPU's VP index is not known, it is left out. Where no result is traced and the
+input leaves the outcome open, a missing target is not reported.
 
 ## Example
     kvm_hv_send_ipi: vector 6a processor_mask 0x2
@@ -68,6 +68,9 @@ def check(sent: Sent) -> Verdict | None:
     if any(count > 1 for count in sent.took.values()):
         twice = sorted(number for number, count in sent.took.items() if count > 1)
         return Diverges("one interrupt each", f"{_words(twice)} twice", "a target gets the interrupt twice")
+    if sent.targets.banks and sent.succeeded and sent.others and not sent.took:
+        text = "the targets get another vector or another kind of interrupt"
+        return Diverges(f"vector {event[5]}", f"vector {', '.join(map(str, sent.others))}", text)
     return HOLDS if judged else unknown(call.vcpu.why)
 
 
