@@ -14,6 +14,7 @@ from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.access import Accesses
 from hvtrace.replay.model.clock import RUNTIME
 from hvtrace.replay.model.exposure import Exposure
+from hvtrace.replay.model.kvm_call import Uncalled
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.obligation import Due
@@ -65,6 +66,9 @@ PARTS: tuple[type[Part], ...] = (
 )
 
 RETURN = "kvm_userspace_exit"
+
+#: kvm_exit reasons of a hypercall: VMCALL, VMMCALL.
+CALL_EXITS = frozenset({(1, 18), (2, 0x81)})
 
 #: VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the guest's hypervisor, without kvm_msr.
 NESTED_ENTRIES = frozenset({(1, 20), (1, 24)})
@@ -197,6 +201,8 @@ class Engine:
             vcpu.close()
         if vcpu.kind == "msr":
             self._unaccessed(vcpu)
+        elif vcpu.kind == "call" and vcpu.whole and vcpu.left is not None:
+            self.judge.ask(Moment.UNCALLED, Uncalled(vcpu), vcpu.left, vcpu, [False])
         if vcpu.dues:
             vcpu.entered()
         if vcpu.raised and vcpu.whole and not vcpu.visited:
@@ -236,7 +242,7 @@ class Engine:
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole, vcpu.left = event[4], True, event[0], True, event
         how = (event[6], event[5])
         unclear = event[6] is None or how in NESTED_ENTRIES
-        vcpu.kind = "msr" if how in MSR_EXITS else None if unclear else "other"
+        vcpu.kind = "msr" if how in MSR_EXITS else None if unclear else "call" if how in CALL_EXITS else "other"
         vcpu.effects.clear()
 
 

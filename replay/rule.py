@@ -105,6 +105,8 @@ class Moment(Enum):
     #: A hypercall of KVM's own ABI begins, and is over (`model.kvm_call.KvmCall`).
     KVM_CALL = "kvm hypercall"
     KVM_CALLED = "kvm hypercall ended"
+    #: An exit for a hypercall ends without one (`model.kvm_call.Uncalled`).
+    UNCALLED = "no hypercall"
     #: kvmclock is published to a vCPU (`model.pvclock.Update`).
     PVCLOCK = "pvclock update"
     #: The master clock is updated (`model.pvclock.OldClock`).

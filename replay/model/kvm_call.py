@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.tape import Event
 
-__all__ = ["KICK", "MAP_GPA_RANGE", "Interrupt", "KvmCall", "is_kernel", "maps"]
+__all__ = ["KICK", "MAP_GPA_RANGE", "Interrupt", "KvmCall", "Uncalled", "is_kernel", "maps"]
 
 KICK_CPU, SEND_IPI, MAP_GPA_RANGE = 5, 10, 12
+
+#: The register that switches to Hyper-V's ABI.
+GUEST_OS_ID = 0x4000_0000
 
 #: Delivery mode of a kick (remote read, which has no vector), and of any: bits 10:8 as in ICR.
 KICK, MODES = 0x300, 0x700
@@ -91,6 +94,29 @@ class KvmCall:
         feature = {KICK_CPU: 7, SEND_IPI: 11, MAP_GPA_RANGE: 16}.get(self.number)
         offered = None if feature is None else offers(self.vcpu.vm, feature)
         return None if self.kernel is not True or offered is None else offered
+
+
+@dataclass(slots=True)
+class Uncalled:
+    """An exit for a hypercall, without a hypercall."""
+
+    vcpu: Vcpu
+
+    @property
+    def is_kvm(self) -> bool | None:
+        """Whether KVM's own ABI had to take it, which always traces the call; None: another may have."""
+        vm, profile = self.vcpu.vm, self.vcpu.bench.profile
+        if vm.paravirt.xen or vm.paravirt.features is None:
+            return None
+        if profile.fact("needs_cpuid") and vm.exposure.hyperv is False:
+            return True
+        changing = any(
+            other is not self.vcpu and other.out and other.kind in ("msr", None)
+            for other in vm.vcpus.values()
+        )
+        if profile.fact("abi_by_page") is not False or changing:
+            return None
+        return True if vm.registers.get(GUEST_OS_ID) == 0 else None
 
 
 def _bits(word: int, lowest: int) -> list[int]:

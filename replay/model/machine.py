@@ -118,6 +118,8 @@ class Vm:
     paravirt: Interface = field(default_factory=Interface)
     master: Master = field(default_factory=Master)
     time: ReferenceTime = field(default_factory=ReferenceTime)
+    #: The first vCPUs, in the order in which they were created.
+    created: list[int] = field(default_factory=list)
     apics: Apics = field(default_factory=Apics)
     #: Pages of guest memory from which the input of a hypercall was read: that they exist does not change.
     input_pages: set[int] = field(default_factory=set)
@@ -189,7 +191,7 @@ class Vcpu:
     synic: bool | None = None
     dues: list[Obligation] = field(default_factory=list)
     history: deque[Event] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    #: The exit at hand: seen from its start; its kind ("msr", "other"); rank of kvm_exit; out of the guest.
+    #: The exit at hand: seen from its start; its kind ("msr", "call", "other"); rank of kvm_exit; out of the guest.
     whole: bool = False
     kind: str | None = None
     exit_seq: int = -1
@@ -277,7 +279,7 @@ class Vcpu:
     def effect(self, event: Event, cell: list[bool]) -> None:
         """A guest's MSR write shows an effect: its kvm_msr must follow."""
         self.effects.append((event, cell))
-        if self.kind in ("msr", "other") and self.whole:
+        if self.kind in ("msr", "call", "other") and self.whole:
             self.open(Due.MSR, event, cell, 1, "kvm_msr of the write")
 
     def forget(self, why: Reason) -> None:
@@ -315,6 +317,7 @@ class Vcpu:
         """A source's register was written, or may have been."""
         self.vectors.clear()
         self.endings.clear()
+        self.apic.automatic.clear()
 
     def abandon(self, why: Reason) -> None:
         """No open obligation can be judged any more."""

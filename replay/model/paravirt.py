@@ -100,6 +100,8 @@ class Paravirt:
     tried: Event | None = None
     wakes: int = 0
     last: int | None = None
+    #: The first exit for one of KVM's registers since INIT: in the next one INIT has taken.
+    first: int | None = None
 
     def describe(self) -> dict[str, str]:
         """What is known, in words."""
@@ -198,4 +200,4 @@ def reset_by_init(vcpu: Vcpu) -> None:
     """INIT is on its way to the vCPU: when it takes it is not traced, and what it clears is not known any more."""
     for index in INIT_CLEARS:
         vcpu.registers.pop(index, None)
-    vcpu.paravirt = Paravirt()
+    vcpu.paravirt = Paravirt(first=-1)

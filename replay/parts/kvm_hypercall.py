@@ -31,6 +31,9 @@ class KvmHypercallEvents(Part):
     def handlers(self) -> dict[str, Handler]:
         return {
             "kvm_hypercall": self._hypercall,
+            "kvm_hv_hypercall": self._other_abi,
+            "kvm_nested_vmexit": self._unclear,
+            "kvm_nested_vmexit_inject": self._unclear,
             "kvm_apic_accept_irq": self._accepted,
             "kvm_userspace_exit": self._userspace_exit,
         }
@@ -41,11 +44,19 @@ class KvmHypercallEvents(Part):
     def _hypercall(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         call = KvmCall(vcpu, event, cell)
         self.judge.ask(Moment.KVM_CALL, call, event, vcpu, cell)
+        vcpu.kind = "called" if vcpu.kind == "call" else vcpu.kind
         if not vcpu.whole or event[4] != vcpu.tid or len(self.calls) >= MAX_THREADS:
             return
         vcpu.rip = None
         self.calls[event[4]] = call
         vcpu.closing.append(self._ended)
+
+    def _other_abi(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        vcpu.kind = "called" if vcpu.kind == "call" else vcpu.kind
+
+    def _unclear(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        """The exit is a nested guest's, or userspace takes it."""
+        vcpu.kind = None if vcpu.kind == "call" else vcpu.kind
 
     def _accepted(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if self.calls and (call := self.calls.get(event[4])) is not None and call.vcpu.vm is vcpu.vm:
@@ -53,6 +64,7 @@ class KvmHypercallEvents(Part):
             call.marks.append((event, cell))
 
     def _userspace_exit(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        self._unclear(event, vcpu, cell)
         if event[5] != EXIT_HYPERCALL or (event[6] is not None and event[6] < 0):
             return
         call = self.calls.get(event[4])

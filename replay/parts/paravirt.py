@@ -76,6 +76,7 @@ class ParavirtEvents(Part):
         if row is None or row.group is not Group.KVM or not access.write:
             return
         value, known = access.value, vcpu.vm.paravirt
+        self._settle(vcpu)
         if access.refused:
             stored = row.index in (ASYNC_PF_EN, PV_EOI_EN) and not access.fault.expected
             if stored or diverged:
@@ -95,6 +96,16 @@ class ParavirtEvents(Part):
                 vcpu.open(Due.STEAL, access.event, access.cell, 1, "kvm_pv_tlb_flush")
         elif row.index == PV_EOI_EN and value & 1:
             self._reached(vcpu.vm, value & ~3)
+
+    def _settle(self, vcpu: Vcpu) -> None:
+        """An exit or two after INIT, nothing is under way that began before it."""
+        state = vcpu.paravirt
+        if state.first is None or not vcpu.whole:
+            return
+        if state.first < 0:
+            state.first = vcpu.exit_seq
+        elif state.first != vcpu.exit_seq:
+            state.first, state.whole = None, not state.waiting
 
     def _enabled(self, vcpu: Vcpu, value: int) -> None:
         """ASYNC_PF_EN: enabling wakes whoever waits, disabling drops all that is under way."""

@@ -1,7 +1,8 @@
 """KP104 kvm-hypercall-out-of-place
 
 ## What it finds
-A hypercall of KVM's own ABI in an exit that is none of VMCALL or VMMCALL, or while the vCPU is in the guest.
+A hypercall of KVM's own ABI in an exit that is none of VMCALL or VMMCALL, while the vCPU is in the guest, or
+for the second time in one exit.
 
 ## Why it matters
 Nothing but the guest's own instruction makes a hypercall: registers that happen to look like one would be
@@ -47,6 +48,8 @@ def check(call: KvmCall) -> Verdict | None:
         return unknown(Reason.STATE_UNSEEN)
     reason = left[5] & REASON if left[6] == 1 else left[5]
     if (left[6], reason) in CALLS:
+        if vcpu.kind == "called":
+            return Diverges("one hypercall", "another one", "an exit makes one hypercall")
         return HOLDS
     text = "a hypercall in an exit for something else"
     return Diverges("an exit for VMCALL or VMMCALL", f"exit reason 0x{reason:x}", text)

@@ -62,6 +62,7 @@ SILENT = {
     "HV902": {"unknown"},
     "HV513": {"unknown"},
     "HV406": {"holds"},
+    "KP120": {"holds"},
     "HV408": {"holds"},
     "HV813": {"holds"},
 }
