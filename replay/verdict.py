@@ -67,13 +67,15 @@ class Unknown:
 class Diverges:
     """What the trace shows is not what the model says. In the words of the event's fields.
 
-    `bug` names the known bug (`hvtrace.replay.bugs`) that would explain it: a warning on kernels that have it.
+    `bug` names the known bug (`hvtrace.replay.bugs`) that would explain it: a warning on kernels that have it. `theme`
+    takes the place of the rule's, where what is wrong decides which fault it may be a face of.
     """
 
     expected: str
     observed: str
     message: str
     bug: str = ""
+    theme: str = ""
 
 
 Verdict = Holds | Unknown | Diverges

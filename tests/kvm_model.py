@@ -13,8 +13,8 @@ from hvtrace.replay.tape import TAPE, Event, place_of
 
 __all__ = ["FAULTS", "Kvm", "record"]
 
-CONFIG0, SINT0, SCONTROL, SIEFP, SIMP, EOM, EOI = (
-    0x400000B0, 0x40000090, 0x40000080, 0x40000082, 0x40000083, 0x40000084, 0x40000070,
+CONFIG0, SINT0, SCONTROL, SVERSION, SIEFP, SIMP, EOM, EOI = (
+    0x400000B0, 0x40000090, 0x40000080, 0x40000081, 0x40000082, 0x40000083, 0x40000084, 0x40000070,
 )  # fmt: skip
 MSR_EXIT, INTERRUPT, HLT = 0x7C, 0x60, 0x78
 
@@ -41,6 +41,34 @@ FAULTS: dict[str, set[str]] = {
     "SINT exits": {"HV2"},
     "a timer expires at half its time": {"HV5"},
     "the next timer is started": {"HV5"},
+    "a vector that a source had is still told to the SynIC": {"HV4"},
+    "EOI acknowledges the first source alone": {"HV4"},
+    "EOI acknowledges every source": {"HV4"},
+    "a masked source is raised": {"HV4", "HV5"},
+    "vector 16 is refused": {"HV2"},
+    "SVERSION can be written": {"HV2"},
+    "SCONTROL is not stored": {"HV2"},
+    "SIMP is not stored": {"HV2", "HV5"},
+    "a refused SINT is stored": {"HV2", "HV4"},
+    "a cancellation keeps the expiry": {"HV5"},
+    "a cancellation keeps the message waiting": {"HV5"},
+    "a cancellation leaves the host's timer running": {"HV5"},
+    "a periodic timer is disabled by its expiration": {"HV5"},
+    "a periodic timer is armed without having expired": {"HV5"},
+    "a one-shot timer of the past is armed": {"HV5"},
+    "a one-shot timer of the past never expires": {"HV5"},
+    "an acknowledgement of any source tries again": {"HV5"},
+    "an acknowledgement wakes timers that do not wait": {"HV5"},
+    "a masked source's message counts as sent": {"HV5"},
+    "a one-shot timer drops what its slot cannot take": {"HV5"},
+    "CONFIG reaches the next timer": {"HV5"},
+    "COUNT reaches the next timer": {"HV5"},
+    "a write of CONFIG asks for nothing": {"HV5"},
+    "source 0 disables every timer": {"HV5"},
+    "every COUNT enables": {"HV5"},
+    "timer 3 is never served": {"HV5"},
+    "a period is halved": {"HV5"},
+    "direct mode sends a message": {"HV5"},
 }
 
 
@@ -59,6 +87,8 @@ class Kvm:
         self.sint = [0x10000] * 16
         self.registers = {SCONTROL: 1, SIEFP: 0, SIMP: 0}
         self.busy = [False] * 16
+        #: Vectors that sources had.
+        self.had: set[int] = set()
         self.in_service: list[int] = []
 
     def is_broken(self, fault: str) -> bool:
@@ -79,34 +109,44 @@ class Kvm:
         if due is not None and due <= self.now:
             # The callback was under way: the cancellation waits for it.
             self.show("kvm_hv_stimer_callback", tid=0, timer_index=n)
-        self.armed[n] = None
+        if not self.is_broken("a cancellation leaves the host's timer running"):
+            self.armed[n] = None
         self.pending.discard(n)
-        self.waiting[n] = False
-        self.expiry[n] = 0
+        if not self.is_broken("a cancellation keeps the message waiting"):
+            self.waiting[n] = False
+        if not self.is_broken("a cancellation keeps the expiry"):
+            self.expiry[n] = 0
 
     def set_config(self, n: int, value: int, host: bool = False) -> None:
         old = self.config[n]
         self.show("kvm_hv_stimer_set_config", timer_index=n, config=value, host=host)
         if not self.is_broken("writes do not cancel"):
             self.cleanup(n)
-        lost = old & 1 and not value >> 12 & 1 and value >> 16 & 0xF == 0
+        lost = not value >> 12 & 1 and value >> 16 & 0xF == 0
+        lost = lost and (bool(old & 1) or self.is_broken("source 0 disables every timer"))
         if lost and not self.is_broken("enabling an enabled timer with source 0 keeps it enabled"):
             value &= ~1
         if self.is_broken("CONFIG loses its reserved bits"):
             value &= 0xF1FFF
+        if self.is_broken("CONFIG reaches the next timer"):
+            n = (n + 1) % 4
         self.config[n] = value
-        if value & 1:
+        if value & 1 and not self.is_broken("a write of CONFIG asks for nothing"):
             self.pending.add(n)
 
     def set_count(self, n: int, value: int, host: bool = False) -> None:
         self.show("kvm_hv_stimer_set_count", timer_index=n, count=value, host=host)
         self.cleanup(n)
+        if self.is_broken("COUNT reaches the next timer"):
+            n = (n + 1) % 4
         self.count[n] = value + (1 if value and self.is_broken("COUNT is off by one") else 0)
         if not host:
             if value == 0:
                 if not self.is_broken("count 0 does not disable"):
                     self.config[n] &= ~1
-            elif self.config[n] & 8 and not self.is_broken("auto-enable does nothing"):
+            elif self.is_broken("every COUNT enables") or (
+                self.config[n] & 8 and not self.is_broken("auto-enable does nothing")
+            ):
                 self.config[n] |= 1
         if self.config[n] & 1:
             self.pending.add(n)
@@ -116,7 +156,9 @@ class Kvm:
         self.tick(3)
         if self.config[n] & 2:
             if not self.expiry[n]:
-                self.expiry[n] = self.now + self.count[n]
+                self.expiry[n] = self.now + self.count[n] // (
+                    2 if self.is_broken("a period is halved") else 1
+                )
             elif self.now >= self.expiry[n]:
                 late = (self.now - self.expiry[n]) % self.count[n]
                 self.expiry[n] = self.now + self.count[n] - late
@@ -127,8 +169,9 @@ class Kvm:
             )
         else:
             self.expiry[n] = self.count[n]
-            if self.now >= self.count[n]:
-                self.pending.add(n)
+            if self.now >= self.count[n] and not self.is_broken("a one-shot timer of the past is armed"):
+                if not self.is_broken("a one-shot timer of the past never expires"):
+                    self.pending.add(n)
                 return
             self.show(
                 "kvm_hv_stimer_start_one_shot", timer_index=shown, time_now=self.now, count=self.count[n]
@@ -141,11 +184,14 @@ class Kvm:
     def expire(self, n: int) -> None:
         self.waiting[n] = True
         direct = self.config[n] >> 12 & 1
+        if self.is_broken("direct mode sends a message"):
+            direct = 0
         result = self.interrupt(n) if direct else self.message(n, bool(self.config[n] & 2))
         self.show("kvm_hv_stimer_expiration", timer_index=n, direct=direct, msg_send_result=result)
         if result == 0:
             self.waiting[n] = False
-            if not self.config[n] & 2 and not self.is_broken("a one-shot timer stays enabled"):
+            one_shot = not self.config[n] & 2 and not self.is_broken("a one-shot timer stays enabled")
+            if one_shot or self.is_broken("a periodic timer is disabled by its expiration"):
                 self.config[n] &= ~1
 
     def interrupt(self, n: int) -> int:
@@ -160,10 +206,12 @@ class Kvm:
         if not self.registers[SIMP] & 1:
             return -2
         if self.busy[source]:
+            if self.is_broken("a one-shot timer drops what its slot cannot take"):
+                return 0
             return 0 if periodic and not self.is_broken("a busy slot parks a periodic timer") else -11
         self.busy[source] = True
-        if self.sint[source] & 0x10000:
-            return -2
+        if self.sint[source] & 0x10000 and not self.is_broken("a masked source is raised"):
+            return 0 if self.is_broken("a masked source's message counts as sent") else -2
         vector = self.sint[source] & 0xFF
         self.show("kvm_apic_accept_irq", vec=vector)
         self.show("kvm_hv_synic_set_irq", sint=source, vector=vector, ret=1)
@@ -175,13 +223,16 @@ class Kvm:
         """kvm_hv_process_stimers, until nothing is asked for."""
         for _ in range(8):
             for n in range(4):
-                if n not in self.pending:
+                if n not in self.pending or (n == 3 and self.is_broken("timer 3 is never served")):
                     continue
                 self.pending.discard(n)
                 if not self.config[n] & 1:
                     continue
                 early = self.is_broken("a timer expires at half its time")
-                if self.expiry[n] and (self.now >= self.expiry[n] or early):
+                skipped = self.config[n] & 2 and self.is_broken(
+                    "a periodic timer is armed without having expired"
+                )
+                if self.expiry[n] and (self.now >= self.expiry[n] or early) and not skipped:
                     self.expire(n)
                 if self.config[n] & 1 and self.count[n]:
                     if not self.waiting[n]:
@@ -244,7 +295,10 @@ class Kvm:
             return
         for n in range(4):
             config = self.config[n]
-            if self.waiting[n] and config & 1 and not config >> 12 & 1 and config >> 16 & 0xF == source:
+            if self.is_broken("an acknowledgement of any source tries again"):
+                source = config >> 16 & 0xF
+            waits = self.waiting[n] or self.is_broken("an acknowledgement wakes timers that do not wait")
+            if waits and config & 1 and not config >> 12 & 1 and config >> 16 & 0xF == source:
                 self.pending.add(n)
 
     def write(self, index: int, value: int) -> None:
@@ -270,11 +324,19 @@ class Kvm:
             for source in range(15 if self.is_broken("EOM acknowledges fifteen sources") else 16):
                 self.acknowledge(source)
             return False, False
+        if index == SVERSION:
+            return not self.is_broken("SVERSION can be written"), False
         if index in self.registers:
-            self.registers[index] = value
+            lost = {SCONTROL: "SCONTROL is not stored", SIMP: "SIMP is not stored"}.get(index, "")
+            if not lost or not self.is_broken(lost):
+                self.registers[index] = value
             return False, not (index == SIMP and self.is_broken("SIMP does not exit"))
-        if not value & 0x10000 and value & 0xFF < 16 and not self.is_broken("a low vector is accepted"):
+        lowest = 17 if self.is_broken("vector 16 is refused") else 16
+        if not value & 0x10000 and value & 0xFF < lowest and not self.is_broken("a low vector is accepted"):
+            if self.is_broken("a refused SINT is stored"):
+                self.sint[index - SINT0] = value
             return True, False
+        self.had.add(self.sint[index - SINT0] & 0xFF)
         self.sint[index - SINT0] = value & (0xFFFFFFFF if self.is_broken("SINT loses its upper half") else -1)
         return False, self.is_broken("SINT exits")
 
@@ -286,7 +348,12 @@ class Kvm:
             return
         self.in_service.remove(vector)
         sources = [n for n, s in enumerate(self.sint) if not s & 0x10000 and s & 0xFF == vector]
-        if sources and not self.is_broken("EOI does not reach the SynIC"):
+        if self.is_broken("EOI acknowledges the first source alone"):
+            sources = sources[:1]
+        if sources and self.is_broken("EOI acknowledges every source"):
+            sources = list(range(16))
+        stale = vector in self.had and self.is_broken("a vector that a source had is still told to the SynIC")
+        if (sources or stale) and not self.is_broken("EOI does not reach the SynIC"):
             self.show("kvm_hv_synic_send_eoi", vector=vector)
             for source in sources:
                 self.acknowledge(source)
@@ -316,7 +383,7 @@ def record(seed: int, fault: str | None = None, steps: int = 400) -> list[Event]
     kvm.write(SIMP, 0x5001)
     for _ in range(steps):
         n = chance.randrange(4)
-        action = chance.randrange(13)
+        action = chance.randrange(14)
         if action < 3:
             mode = chance.choice([0x1, 0x3, 0x8, 0xA, 0x0, 0x1ED1, 0x1ED3, 0x1ED9])
             source = chance.choice([0, 2, 2, 3, 4, 7])
@@ -330,7 +397,9 @@ def record(seed: int, fault: str | None = None, steps: int = 400) -> list[Event]
             kvm.read(CONFIG0 + 2 * n + chance.randrange(2))
         elif action == 7:
             kvm.read(
-                chance.choice([SINT0 + 2, SINT0 + 3, SINT0 + 4, SINT0 + chance.randrange(16), SIMP, EOM])
+                chance.choice(
+                    [SINT0 + 2, SINT0 + 3, SINT0 + 4, SINT0 + chance.randrange(16), SIMP, SCONTROL, EOM]
+                )
             )
         elif action == 8:
             kvm.busy[chance.choice([2, 3, 4])] = False
@@ -340,9 +409,11 @@ def record(seed: int, fault: str | None = None, steps: int = 400) -> list[Event]
                 kvm.busy[source] = kvm.busy[source] and chance.random() < 0.5
             kvm.write(EOI, 0)
         elif action == 10:
-            value = chance.choice([0x5, 0x10000, 0x62, 0x20063, 0xFF00000000000064])
+            value = chance.choice([0x5, 0x10, 0x10000, 0x62, 0x20063, 0xFF00000000000064])
             kvm.write(SINT0 + chance.choice([2, 3, 4]), value)
         elif action == 11:
+            kvm.write(*chance.choice([(SVERSION, 1), (SCONTROL, 0), (SCONTROL, 1), (SIEFP, 0x6001)]))
+        elif action == 12:
             kvm.write(SIMP, chance.choice([0x5001, 0x5001, 0x5001, 0x5000]))
         else:
             kvm.run(chance.choice([100, 5_000, 60_000]))

@@ -48,6 +48,7 @@ FILES = (
     "model.registers",
     "model.stimer",
     "model.synic",
+    "model.timers",
     "parts.msr",
     "parts.stimer",
     "parts.synic",

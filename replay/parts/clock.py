@@ -22,7 +22,7 @@ from hvtrace.replay.model.clock import (
     Sighting,
 )
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
-from hvtrace.replay.model.stimer import Timers
+from hvtrace.replay.model.timers import Timers
 from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.rule import Moment
 

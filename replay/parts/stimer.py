@@ -8,7 +8,7 @@ from hvtrace.abi.register import Group
 from hvtrace.replay.model.access import Access
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.registers import STIMER0
-from hvtrace.replay.model.stimer import Timers
+from hvtrace.replay.model.timers import Timers
 from hvtrace.replay.part import Handler, Part, Stranger
 
 if TYPE_CHECKING:

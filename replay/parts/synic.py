@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hvtrace.abi.msr_synic import SINTS
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.registers import host_wrote
-from hvtrace.replay.model.stimer import Timers, vector_of
+from hvtrace.replay.model.stimer import vector_of
 from hvtrace.replay.model.synic import (
     EOM,
     SINT0,
@@ -20,6 +20,7 @@ from hvtrace.replay.model.synic import (
     SynicWrite,
     acknowledges,
 )
+from hvtrace.replay.model.timers import Timers
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.part import Handler, Part, Stranger, ignore
 from hvtrace.replay.rule import Moment

@@ -60,6 +60,7 @@ def check(access: Access) -> Verdict | None:
         f"0x{access.before:x}",
         f"0x{access.value:x}",
         f"{access.name} reads 0x{access.value:x} and holds 0x{access.before:x}",
+        theme="SynIC" if row.group is Group.SYNIC else "",
     )
 
 

@@ -50,4 +50,5 @@ RULE = Rule(
     (Moment.EOM,),
     ("kvm_hv_synic_set_msr", "kvm_hv_notify_acked_sint", "kvm_msr", "kvm_exit"),
     check,
+    theme="SynIC",
 )

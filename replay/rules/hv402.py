@@ -53,5 +53,5 @@ RULE = Rule(
     (Moment.RAISED,),
     ("kvm_hv_synic_set_irq", "kvm_hv_synic_set_msr", "kvm_msr"),
     check,
-    theme="timer message",
+    theme="SynIC",
 )

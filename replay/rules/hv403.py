@@ -53,4 +53,5 @@ RULE = Rule(
     (Moment.EOI,),
     ("kvm_hv_synic_send_eoi", "kvm_hv_notify_acked_sint", "kvm_msr", "kvm_entry", "kvm_hv_synic_set_msr"),
     check,
+    theme="SynIC",
 )

@@ -43,4 +43,5 @@ RULE = Rule(
     (Moment.ACK,),
     ("kvm_hv_notify_acked_sint", "kvm_hv_synic_send_eoi", "kvm_hv_synic_set_msr", "kvm_entry", "kvm_exit"),
     check,
+    theme="SynIC",
 )

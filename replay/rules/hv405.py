@@ -48,5 +48,5 @@ RULE = Rule(
     (Moment.ACCEPT,),
     ("kvm_hv_synic_set_irq", "kvm_apic_accept_irq", "kvm_entry"),
     check,
-    theme="timer message",
+    theme="SynIC",
 )

@@ -37,4 +37,5 @@ RULE = Rule(
     ("kvm_eoi", "kvm_hv_synic_send_eoi", "kvm_entry", "kvm_exit", "kvm_msr", "kvm_hv_synic_set_msr"),
     comes(lambda owed: f"the SynIC does not learn of the end of vector {owed.event[5]}"),
     due=Due.SYNIC_EOI,
+    theme="SynIC",
 )

@@ -45,5 +45,5 @@ RULE = Rule(
     (Moment.REFUSED,),
     ("kvm_inj_virq", "kvm_apic_accept_irq", "kvm_hv_synic_set_irq", "kvm_entry"),
     check,
-    theme="timer message",
+    theme="SynIC",
 )

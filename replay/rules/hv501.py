@@ -58,5 +58,5 @@ RULE = Rule(
     ("kvm_msr", "kvm_hv_stimer_set_config", "kvm_hv_stimer_set_count", "kvm_hv_stimer_expiration"),
     check,
     concerns=concerns,
-    theme="timer state",
+    theme="SynIC",
 )

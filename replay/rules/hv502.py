@@ -55,5 +55,5 @@ RULE = Rule(
     ("kvm_msr", "kvm_hv_stimer_set_count"),
     check,
     concerns=concerns,
-    theme="timer time",
+    theme="SynIC",
 )

@@ -70,4 +70,5 @@ RULE = Rule(
     ("kvm_msr", "kvm_exit", "kvm_hv_stimer_set_config", "kvm_hv_stimer_set_count"),
     check,
     concerns=concerns,
+    theme="SynIC",
 )

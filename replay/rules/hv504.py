@@ -34,6 +34,6 @@ RULE = Rule(
     (Moment.DUE,),
     ("kvm_hv_stimer_cleanup", "kvm_entry"),
     comes(lambda owed: f"{owed.event[2]} is not followed by the cancellation of timer {owed.key}"),
-    theme="timer state",
+    theme="SynIC",
     due=Due.CLEANUP,
 )

@@ -59,6 +59,6 @@ RULE = Rule(
         "kvm_hv_stimer_expiration",
     ),
     check,
-    theme="timer state",
+    theme="SynIC",
     due=Due.DESTROYED,
 )

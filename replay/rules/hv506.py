@@ -43,6 +43,6 @@ RULE = Rule(
         "kvm_hv_stimer_start_periodic",
     ),
     comes(lambda owed: f"timer {owed.key} is enabled and does not run"),
-    theme="timer state",
+    theme="SynIC",
     due=Due.PROCESS,
 )

@@ -61,5 +61,5 @@ RULE = Rule(
         "kvm_hv_stimer_expiration",
     ),
     check,
-    theme="timer state",
+    theme="SynIC",
 )

@@ -41,4 +41,6 @@ def check(start: Start) -> Verdict | None:
     return Diverges(words[periodic], words[start.periodic], text)
 
 
-RULE = Rule("HV508", "stimer-start-kind", (Moment.START,), ("kvm_hv_stimer_set_config",), check)
+RULE = Rule(
+    "HV508", "stimer-start-kind", (Moment.START,), ("kvm_hv_stimer_set_config",), check, theme="SynIC"
+)

@@ -63,5 +63,5 @@ RULE = Rule(
     (Moment.START,),
     ("kvm_hv_stimer_set_count", "kvm_hv_stimer_cleanup"),
     check,
-    theme="timer time",
+    theme="SynIC",
 )

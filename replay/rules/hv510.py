@@ -50,5 +50,5 @@ RULE = Rule(
     (Moment.START,),
     ("kvm_hv_stimer_set_count",),
     check,
-    theme="timer time",
+    theme="SynIC",
 )

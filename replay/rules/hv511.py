@@ -48,5 +48,5 @@ RULE = Rule(
     (Moment.CALLBACK,),
     ("kvm_hv_stimer_start_one_shot", "kvm_hv_stimer_start_periodic", "kvm_hv_stimer_cleanup", "kvm_entry"),
     check,
-    theme="timer state",
+    theme="SynIC",
 )

@@ -48,4 +48,5 @@ RULE = Rule(
     ),
     comes(lambda owed: f"timer {owed.key} fired and the vCPU never looked at it"),
     due=Due.CALLBACK,
+    theme="SynIC",
 )

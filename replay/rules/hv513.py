@@ -52,5 +52,5 @@ def check(start: Start) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check, theme="timer time"
+    "HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check, theme="SynIC"
 )

@@ -54,5 +54,5 @@ RULE = Rule(
     (Moment.EXPIRATION,),
     ("kvm_hv_stimer_set_count",),
     check,
-    theme="timer time",
+    theme="SynIC",
 )

@@ -40,4 +40,11 @@ def check(expiration: Expiration) -> Verdict | None:
     return Diverges(f"direct {int(direct)}", f"direct {int(expiration.direct)}", text)
 
 
-RULE = Rule("HV516", "stimer-expiration-mode", (Moment.EXPIRATION,), ("kvm_hv_stimer_set_config",), check)
+RULE = Rule(
+    "HV516",
+    "stimer-expiration-mode",
+    (Moment.EXPIRATION,),
+    ("kvm_hv_stimer_set_config",),
+    check,
+    theme="SynIC",
+)

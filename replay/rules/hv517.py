@@ -84,5 +84,5 @@ RULE = Rule(
     (Moment.EXPIRATION,),
     ("kvm_hv_stimer_set_config", "kvm_hv_synic_set_msr", "kvm_msr"),
     check,
-    theme="timer message",
+    theme="SynIC",
 )

@@ -65,5 +65,5 @@ RULE = Rule(
     (Moment.EXPIRATION,),
     ("kvm_hv_stimer_set_config", "kvm_hv_synic_set_irq", "kvm_entry"),
     check,
-    theme="timer message",
+    theme="SynIC",
 )

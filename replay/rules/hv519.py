@@ -55,4 +55,5 @@ RULE = Rule(
     (Moment.EXPIRATION,),
     ("kvm_hv_stimer_set_config", "kvm_apic_accept_irq", "kvm_entry"),
     check,
+    theme="SynIC",
 )

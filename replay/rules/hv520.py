@@ -36,4 +36,5 @@ RULE = Rule(
     ("kvm_hv_notify_acked_sint", "kvm_hv_stimer_expiration", "kvm_entry"),
     comes(lambda owed: f"timer {owed.key} waited for its source and is not tried again"),
     due=Due.RETRY,
+    theme="SynIC",
 )

@@ -75,5 +75,5 @@ RULE = Rule(
         "kvm_hv_stimer_set_count",
     ),
     check,
-    theme="timer state",
+    theme="SynIC",
 )
