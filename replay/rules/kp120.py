@@ -11,8 +11,8 @@ The guest's request is dropped: a kick that does not come leaves a vCPU asleep.
 > traces it before it looks at either.
 
 ## When it cannot tell
-Where there is a call the rule is silent. Where the exit may be a nested guest's, where the guest may use Hyper-V's or Xen's hypercalls, and where the
-vCPU went to userspace.
+Where the exit may be a nested guest's, where the guest may use Hyper-V's or Xen's hypercalls, and where the
+vCPU went to userspace. Where there is a call the rule is silent.
 
 ## Example
     kvm_exit: vcpu 0 reason hypercall
