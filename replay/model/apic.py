@@ -54,7 +54,7 @@ LOWEST_VECTOR = 16
 UNASKED_UNSURE = -3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
     """An interrupt the APIC took and did not deliver yet: rank of its event; by the vCPU's own thread; level triggered;
     as an inter-processor interrupt; `sure` where the APIC is known to have been enabled.
@@ -103,6 +103,8 @@ class Apic:
     unit: int = -1
     #: The interrupt the vCPU is sending.
     sent: Ipi | None = None
+    #: Vectors known to be of sources with auto-EOI, or not, as the sources are.
+    automatic: dict[int, bool] = field(default_factory=dict)
     #: An interrupt was sent, and a write of the command register that asks for it may follow; or the other way round.
     unclaimed: Event | None = None
     commanded: Obligation | None = None
@@ -169,7 +171,8 @@ class Apic:
         """The interrupt of highest priority is over."""
         self.service.discard(vector)
         self.delivered.pop(vector, None)
-        self.perhaps = {other for other in self.perhaps if other < vector}
+        if self.perhaps:
+            self.perhaps = {other for other in self.perhaps if other < vector}
         self.unseen = min(self.unseen, (vector >> 4) + 1 if vector >= 0 else 0)
 
 
@@ -343,6 +346,15 @@ def automatic(vcpu: Vcpu, vector: int) -> bool | None:
     """Whether an interrupt ends as it is taken: some unmasked source of its vector says so (kvm_get_apic_interrupt)."""
     if vcpu.synic is False or vcpu.vm.exposure.hyperv is False:
         return False
+    found = vcpu.apic.automatic.get(vector)
+    if found is None:
+        found = _automatic(vcpu, vector)
+        if found is not None:
+            vcpu.apic.automatic[vector] = found
+    return found
+
+
+def _automatic(vcpu: Vcpu, vector: int) -> bool | None:
     known = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
     if any(s is not None and not masked(s) and s & AUTO_EOI and vector_of(s) == vector for s in known):
         return True
