@@ -31,10 +31,11 @@ from hvtrace.abi.register import Group
 from hvtrace.abi.register import Store as Kept
 from hvtrace.pipeline.check import Options, prepare, tape_of
 from hvtrace.pipeline.ingest import ingest
+from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.synic import is_register
 from hvtrace.replay.rules import RULES
 from hvtrace.replay.tape import FIELDS, TAPE, Event
-from hvtrace.replay.verdict import Severity
+from hvtrace.replay.verdict import Divergence, Severity
 from hvtrace.store import Store
 
 __all__ = ["KINDS", "Mutant", "Result", "equivalent", "judge", "mutants", "table"]
@@ -232,10 +233,14 @@ def judge(store: Store, tape: list[Event], made: list[Mutant]) -> Iterator[Resul
         at = max(at, mutant.at)
         fork = copy.deepcopy(engine, dict(shared))
         fork.run([*mutant.instead, *tape[mutant.until : mutant.until + AHEAD]])
-        found = [d for d in fork.judge.divergences.values() if d.severity is Severity.ERROR]
+        found = _errors(fork.judge)
         near = any(abs(d.ts_ns - mutant.event[1]) <= NEAR_NS for d in found)
         yield Result(mutant, sorted(d.rule for d in found), near)
-    assert not engine.judge.divergences
+    assert not _errors(engine.judge)
+
+
+def _errors(verdicts: Judge) -> list[Divergence]:
+    return [found for found in verdicts.divergences.values() if found.severity is Severity.ERROR]
 
 
 def table(results: list[Result]) -> str:
