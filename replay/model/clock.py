@@ -122,6 +122,8 @@ class ClockMoment:
 class Sighting:
     """A value of the reference time, in 100 ns, read not before `since` and stamped `stamp` (ns).
 
+    Both may be off by `skew` ns.
+
     `fits` tells whether it lies on the VM's line (None: there is none yet), `low` and `high` what it should have been.
     """
 

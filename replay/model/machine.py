@@ -118,8 +118,6 @@ class Vm:
     paravirt: Interface = field(default_factory=Interface)
     master: Master = field(default_factory=Master)
     time: ReferenceTime = field(default_factory=ReferenceTime)
-    #: The first vCPUs, in the order in which they were created.
-    created: list[int] = field(default_factory=list)
     apics: Apics = field(default_factory=Apics)
     #: Pages of guest memory from which the input of a hypercall was read: that they exist does not change.
     input_pages: set[int] = field(default_factory=set)

@@ -95,11 +95,12 @@ class ClockEvents(Part):
     def _sighted(self, vcpu: Vcpu, event: Event, cell: list[bool], value: int) -> None:
         """The thread saw the reference time."""
         since = vcpu.stamp if vcpu.left is None else max(vcpu.left[1], vcpu.stamp)
-        seen = Sighting(vcpu, event, cell, value, since, event[1], self.skew)
-        stamps, time = self.bench.stamps, vcpu.vm.time
-        if not stamps.fine and 0 < seen.stamp - since < JIFFY:
+        stamps, time, stamp = self.bench.stamps, vcpu.vm.time, event[1]
+        if not stamps.fine and 0 < stamp - since < JIFFY:
             stamps.fine = True
         apart = stamps.apart(counted=time.counted is True)
+        skew = self.skew + int((apart or 0) * abs(stamp - since))
+        seen = Sighting(vcpu, event, cell, value, since, stamp, skew)
         ready = [seen]
         if apart is not None and since >= 0 and not vcpu.vm.is_clock_frozen:
             ready = time.see(seen, apart, settled=self._settled(vcpu))
