@@ -198,7 +198,8 @@ class ParavirtEvents(Part):
         state, token, address = vcpu.paravirt, event[5], event[6]
         everyone = token & ALL_WOKEN == ALL_WOKEN
         asked = state.wakes > 0 if everyone else token in state.waiting
-        expected = None if everyone else state.waiting.get(token, (None, None))[0]
+        # What wakes everyone is about no address.
+        expected = 0 if everyone else state.waiting.get(token, (None, None))[0]
         subject = Request(vcpu, token, address, asked or (False if state.whole else None), expected)
         self.judge.ask(Moment.PAGE_READY, subject, event, vcpu, cell)
         state.waiting.pop(token, None)
