@@ -13,8 +13,8 @@ its vCPUs drifts apart.
 > master clock every vCPU's page (KVM, msr.rst; kvm_guest_time_update).
 
 ## When it cannot tell
-Where the page may be outside the guest's memory; where a reset, INIT or userspace may have taken the page
-away.
+Where the page may be outside the guest's memory, or in the firmware's shadow, which becomes read-only; where a
+reset, INIT or userspace may have taken the page away.
 
 ## Example
     kvm_msr: msr_write 4b564d01 = 0xe8c21
