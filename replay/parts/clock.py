@@ -78,7 +78,8 @@ class ClockEvents(Part):
         before = None if vcpu.reading is None else vcpu.reading.value
         vcpu.reading = Reading(value, access.event) if self._settled(vcpu) else None
         moment = ClockMoment(vcpu, REFERENCE, value, before)
-        self.judge.ask(Moment.CLOCK, moment, access.event, vcpu, access.cell)
+        if self.judge.ask(Moment.CLOCK, moment, access.event, vcpu, access.cell):
+            vcpu.vm.time.wrong = True
         self._sighted(vcpu, access.event, access.cell, value)
         self.timers.saw_time(vcpu, value)
 
