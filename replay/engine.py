@@ -86,6 +86,8 @@ class Engine:
         self.judge: Judge = bench.judge
         self.vms: dict[int, Vm] = {}
         self.vcpus: dict[int, Vcpu] = {}
+        #: Accesses to other than synthetic MSRs were recorded: nobody filtered them out.
+        self.unfiltered = False
         self.losing = 0
         self._edges = _edges(losses)
         self._edge = 0
@@ -126,6 +128,7 @@ class Engine:
                 if vcpu.closing:
                     vcpu.close()
                 vcpu.accessed()
+                self.unfiltered = True
             elif repeats and vcpu.history and vcpu.history[-1][1:] == event[1:]:
                 continue
             else:
@@ -233,7 +236,7 @@ class Engine:
     def _unaccessed(self, vcpu: Vcpu) -> None:
         """An exit for an MSR access is over, and no access was seen."""
         owed = any(due.due is Due.MSR and due.met is None for due in vcpu.dues)
-        if vcpu.whole and not vcpu.fastpath and not owed and vcpu.left is not None:
+        if self.unfiltered and vcpu.whole and not vcpu.fastpath and not owed and vcpu.left is not None:
             self.judge.ask(Moment.ACCESSES, Accesses(vcpu, "none"), vcpu.left, vcpu, [False])
 
     def _exit(self, event: Event, vcpu: Vcpu) -> None:
@@ -242,7 +245,9 @@ class Engine:
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole, vcpu.left = event[4], True, event[0], True, event
         how = (event[6], event[5])
         unclear = event[6] is None or how in NESTED_ENTRIES
-        vcpu.kind = "msr" if how in MSR_EXITS else None if unclear else "call" if how in CALL_EXITS else "other"
+        vcpu.kind = (
+            "msr" if how in MSR_EXITS else None if unclear else "call" if how in CALL_EXITS else "other"
+        )
         vcpu.effects.clear()
 
 

@@ -131,7 +131,7 @@ def acknowledges(vcpu: Vcpu, ended: int) -> list[int] | None:
     registers = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
     if None in registers:
         # As the same vector's end did before: no source was written since.
-        return vcpu.endings.get(ended)
+        return vcpu.endings.get(ended) or None
     return [n for n, r in enumerate(registers) if r is not None and not masked(r) and vector(r) == ended]
 
 

@@ -230,6 +230,9 @@ def _accelerated(vcpu: Vcpu) -> bool:
 def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:
     """Whether another thread may have seen the source's register as it was before its last write."""
     if vcpu.out:
-        return True
+        # The register changes between the event of its write and the kvm_msr; in userspace it may at any time.
+        writing = any(effect[2] == SET_MSR and effect[5] == SINT0 + sint for effect, _ in vcpu.effects)
+        if writing or vcpu.visited or vcpu.kind not in ("other", "done"):
+            return True
     former = vcpu.former.get(SINT0 + sint, 0)
     return former is None or former & 0xFF == vector

@@ -13,7 +13,8 @@ An instruction that was skipped without being carried out, or was carried out tw
 
 ## When it cannot tell
 Where the exit's beginning was not seen, where userspace completes the access, where a nested guest made it,
-and on processors and kernels that handle some accesses before they trace the exit.
+and on processors and kernels that handle some accesses before they trace the exit. Where no access to another than
+a synthetic MSR was recorded, the others may have been filtered out: then an exit without its access says nothing.
 
 ## Example
     kvm_exit: vcpu 0 reason msr
