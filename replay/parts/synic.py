@@ -232,7 +232,7 @@ def _changing(vcpu: Vcpu, sint: int, vector: int) -> bool:
     if vcpu.out:
         # The register changes between the event of its write and the kvm_msr; in userspace it may at any time.
         writing = any(effect[2] == SET_MSR and effect[5] == SINT0 + sint for effect, _ in vcpu.effects)
-        if writing or vcpu.visited or vcpu.kind not in ("other", "done"):
+        if writing or vcpu.visited or vcpu.kind not in ("other", "call", "done"):
             return True
     former = vcpu.former.get(SINT0 + sint, 0)
     return former is None or former & 0xFF == vector
