@@ -162,14 +162,21 @@ class WriteEvents(Part):
         if suspect is not None and suspect.event is not event:
             suspect = None
         before = self.ending.pop(event[4], None)
-        if before is not None and before.vcpu is not vcpu and before.suspect is not None:
-            following = before.timer + 1
-            if following < len(vcpu.timers):
-                before.vcpu.break_(before.suspect, f"another vCPU's cancellation before timer {following}'s")
-        if number == 0 or (before is not None and before.vcpu is vcpu and before.timer + 1 == number):
+        other = before is not None and before.vcpu is not vcpu
+        if (
+            before is not None
+            and other
+            and before.suspect is not None
+            and before.timer + 1 < len(vcpu.timers)
+        ):
+            missing = f"another vCPU's cancellation before timer {before.timer + 1}'s"
+            before.vcpu.break_(before.suspect, missing)
+        following = 0 if before is None or other else before.timer + 1
+        again = number == 0 < following and before is not None and before.suspect is not None
+        if number in (0, following) and not (again and suspect is not None):
             self.ending[event[4]] = Ending(vcpu, number, suspect)
         elif suspect is not None:
-            vcpu.break_(suspect, f"timer {number - 1} is not cancelled before it")
+            vcpu.break_(suspect, f"timer {following} comes next at a vCPU's end")
             vcpu.timers[number].broken(suspect)
 
 
