@@ -173,6 +173,17 @@ def _residents(tids: list[int], evidence: Evidence, threads: Threads) -> list[_G
     return groups
 
 
+def _runs(tid: int, own: set[int], evidence: Evidence) -> int | None:
+    """The vCPU that a thread runs of those it created or ran; None where it runs several in turn."""
+    acted = set(evidence.acted.get(tid, {}))
+    if tid not in evidence.shared:
+        # Who creates vCPUs for others runs at most one of them.
+        own = (own & acted) or own
+    elif len(acted | own) > 1:
+        return None
+    return next(iter(own)) if len(own) == 1 else None
+
+
 def _number(groups: list[_Group], evidence: Evidence) -> Machines:
     vms: list[Machine] = []
     stints: list[Stint] = []
@@ -186,9 +197,7 @@ def _number(groups: list[_Group], evidence: Evidence) -> Machines:
             if ran_elsewhere or not any(t != tid and v == vcpu for t, _, v in group.members):
                 vm.vcpus.setdefault(vcpu, []).append(tid)
         for tid, (since, own) in runs.items():
-            acted = set(evidence.acted.get(tid, {}))
-            several = len(acted | own) > 1 if tid in evidence.shared else len(own) > 1
-            stints.append(Stint(tid, since, number, None if several else next(iter(own))))
+            stints.append(Stint(tid, since, number, _runs(tid, own, evidence)))
         vms.append(vm)
     stints.sort(key=lambda s: (s.tid, s.since))
     # A VM ends where all its threads have gone on to others.

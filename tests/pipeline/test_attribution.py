@@ -44,6 +44,21 @@ def test_events_without_a_vcpu_take_it_from_their_thread() -> None:
     assert rows["kvm_msr"] == [(0, 0), (0, 1)]
 
 
+def test_a_thread_that_creates_vcpus_for_others_runs_its_own() -> None:
+    """One thread creates two vCPUs and runs the first; what it does without a name is that vCPU's."""
+    rows, _ = attribute("""
+        10 0 7 kvm_write_tsc_offset vcpu_id=0 previous_tsc_offset=0 next_tsc_offset=9
+        11 0 7 kvm_track_tsc vcpu_id=0 online_vcpus=1
+        12 0 7 kvm_write_tsc_offset vcpu_id=2 previous_tsc_offset=0 next_tsc_offset=9
+        13 0 7 kvm_track_tsc vcpu_id=2 online_vcpus=2
+        20 0 7 kvm_entry vcpu_id=0
+        21 0 7 kvm_msr write=1 ecx=0x40000000
+        22 1 8 kvm_entry vcpu_id=2
+        23 1 8 kvm_msr write=1 ecx=0x40000000
+    """)
+    assert rows["kvm_entry"] == rows["kvm_msr"] == [(0, 0), (0, 2)]
+
+
 def test_a_thread_that_is_no_vcpu_belongs_to_the_only_vm() -> None:
     """A host thread's event is the VM's where there is one VM; it has no vCPU unless it names one."""
     rows, _ = attribute("""
