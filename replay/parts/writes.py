@@ -144,7 +144,7 @@ class WriteEvents(Part):
         before, number = self._before(event), event[5]
         if not 0 <= number < len(vcpu.timers):
             return
-        self._ending(event, vcpu, number)
+        self._ending(event, vcpu, cell, number)
         if before is None:
             return
         if before.open and before.vcpu is vcpu and before.timer == number:
@@ -156,7 +156,7 @@ class WriteEvents(Part):
         if before.host and before.vcpu is vcpu:
             self.last[event[4]] = Step(vcpu, event, cell, before.host, number, alone=True)
 
-    def _ending(self, event: Event, vcpu: Vcpu, number: int) -> None:
+    def _ending(self, event: Event, vcpu: Vcpu, cell: list[bool], number: int) -> None:
         """At a vCPU's end all its timers are cancelled, in their order: so must be those that nothing else asks for."""
         suspect = vcpu.timers[number].suspect
         if suspect is not None and suspect.event is not event:
@@ -175,6 +175,9 @@ class WriteEvents(Part):
         again = number == 0 < following and before is not None and before.suspect is not None
         if number in (0, following) and not (again and suspect is not None):
             self.ending[event[4]] = Ending(vcpu, number, suspect)
+            if suspect is not None and not self.judge.lossy and "HV505" not in self.judge.blind:
+                # The order was held against KVM, even where nothing shows later that this was the vCPU's end.
+                self.judge.mark(event, cell)
         elif suspect is not None:
             vcpu.break_(suspect, f"timer {following} comes next at a vCPU's end")
             vcpu.timers[number].broken(suspect)
