@@ -167,7 +167,12 @@ class Judge:
             else:
                 message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
         form = form_of(rule.code, event[2], verdict.message)
-        key = (bug or verdict.theme or rule.theme or rule.code, vcpu.vm.number, form in self.accepted, severity)
+        key = (
+            bug or verdict.theme or rule.theme or rule.code,
+            vcpu.vm.number,
+            form in self.accepted,
+            severity,
+        )
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
             known.add_form(form)

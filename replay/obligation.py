@@ -25,7 +25,6 @@ class Due(Enum):
     # Members are keys in the hot path, and the same object is the same member.
     __hash__ = object.__hash__
 
-
     #: kvm_hv_stimer_cleanup after a write of CONFIG or COUNT, or after a one-shot expiration.
     CLEANUP = "cleanup"
     #: A start, expiration or cleanup once an enabled timer's registers were written or a period is over.

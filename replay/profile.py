@@ -43,8 +43,16 @@ FACTS: tuple[Fact, ...] = (
         (_E, _E, _E, _E, _E, _Y, _Y),
         "ICR's reserved bits raise #GP (2024, back-ported)",
     ),
-    Fact("apicv_events", (_N, _N, _N, _Y, _Y, _Y, _Y), "kvm_apicv_inhibit_changed and kvm_apicv_accept_irq exist (5.18)"),
-    Fact("icr_whole", (_N, _N, _N, _Y, _Y, _Y, _Y), "ICR is one register of 64 bits where it is written by an MSR"),
+    Fact(
+        "apicv_events",
+        (_N, _N, _N, _Y, _Y, _Y, _Y),
+        "kvm_apicv_inhibit_changed and kvm_apicv_accept_irq exist (5.18)",
+    ),
+    Fact(
+        "icr_whole",
+        (_N, _N, _N, _Y, _Y, _Y, _Y),
+        "ICR is one register of 64 bits where it is written by an MSR",
+    ),
     Fact("invariant_control", (_N, _N, _N, _N, _Y, _Y, _Y), "TSC_INVARIANT_CONTROL exists (6.2)"),
     Fact(
         "pv_enforces",
@@ -84,10 +92,14 @@ FACTS: tuple[Fact, ...] = (
         (_N, _Y, _Y, _N, _N, _N, _N),
         "a VM keeps the cap of the time it was created (5.8 to 6.0)",
     ),
-    Fact("nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"),
+    Fact(
+        "nested_vmenter", (_N, _N, _N, _Y, _Y, _Y, _Y), "entries of nested guests are traced on VMX as well"
+    ),
     Fact("xmm_input", (_N, _N, _Y, _Y, _Y, _Y, _Y), "calls take input in XMM registers (5.14)"),
     Fact("extended_hypercalls", (_N, _N, _N, _N, _Y, _Y, _Y), "extended calls go to userspace (6.3)"),
-    Fact("nested_flush", (_N, _N, _N, _N, _Y, _Y, _Y), "flushes of nested guests may be served directly (6.2)"),
+    Fact(
+        "nested_flush", (_N, _N, _N, _N, _Y, _Y, _Y), "flushes of nested guests may be served directly (6.2)"
+    ),
     Fact("gva_list_read", (_N, _N, _N, _N, _Y, _Y, _Y), "a TLB flush reads its list of addresses (6.2)"),
     Fact("hypercall_done", (_N, _N, _Y, _Y, _Y, _Y, _Y), "kvm_hv_hypercall_done exists (5.13)"),
     Fact(

@@ -130,9 +130,9 @@ class Rule:
     cannot be judged at all (RESETS: a sign of resets). `check` is asked at each of `moments` and answers None where
     the rule is not concerned. Divergences of rules with one `theme` in one VM are different faces of one fault and are
     reported together, under the first. `concerns` tells of a rule that is asked at MSR which registers' reads (False)
-    or writes (True) it is asked about (None: all), `due` of one that is asked at DUE about which obligations. A rule of the
-    `specification` reports where KVM knowingly departs from the TLFS and is asked in the profile "tlfs" alone. The page
-    of the rule is the docstring of its module.
+    or writes (True) it is asked about (None: all), `due` of one that is asked at DUE about which obligations. A rule of
+    the `specification` reports where KVM knowingly departs from the TLFS and is asked in the profile "tlfs" alone. The
+    page of the rule is the docstring of its module.
     """
 
     code: str

@@ -11,8 +11,8 @@ The guest waits for a timer that will never expire.
 
 ## When it cannot tell
 Until the timer's registers were seen. A cancellation by the destruction of the vCPU cannot be told from a
-wrong one where the recording ends there: then it is judged by the order of the timers alone. On a timer that is disabled, a cancellation changes nothing: it
-counts when the next look at the timer finds nothing else wrong.
+wrong one where the recording ends there: then it is judged by the order of the timers alone. On a timer that is
+disabled, a cancellation changes nothing: it counts when the next look at the timer finds nothing else wrong.
 
 ## Example
     kvm_hv_stimer_start_periodic: vcpu_id 0 timer 0 time_now 100 exp_time 20100

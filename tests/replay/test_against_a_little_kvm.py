@@ -45,7 +45,10 @@ def test_a_sound_kvm_never_diverges(seed: int) -> None:
 
 
 #: Faults that show in few random runs.
-RARE = {"a vector that a source had is still told to the SynIC", "an acknowledgement of any source tries again"}
+RARE = {
+    "a vector that a source had is still told to the SynIC",
+    "an acknowledgement of any source tries again",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
