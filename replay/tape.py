@@ -13,7 +13,7 @@ and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -131,9 +131,12 @@ RESET_VECTOR = 0xFFF0
 ASKING = ("kvm_pv_tlb_flush", "kvm_nested_vmenter")
 
 #: Rows of one table held at a time.
-BATCH = 1 << 14
+BATCH = 1 << 15
 
 _COMMON = ("seq", "ts_ns", "vm", "vcpu", "tid")
+
+#: Columns of a piece that all tables share.
+_SHARED = 4
 
 
 class Table(NamedTuple):
@@ -181,102 +184,120 @@ def events(
     exits in which nothing happens that the model looks at are replaced by marks: events named FOLDED whose one
     field says how many entries they stand for.
     """
-    readers = [_Reader(name, tables[name], counts) for name in TAPE if name in tables]
     # Where a return to userspace asks for something, it is not dull.
     inner = not any(name in tables and tables[name].rows for name in ASKING)
+    readers = [_Reader(name, tables[name], counts, inner=inner) for name in TAPE if name in tables]
     while live := [reader for reader in readers if reader.fill()]:
         # Every table that has more rows is known up to its last buffered one: up to there the order is
         # certain.
         until = min((r.last for r in live if r.more), default=None)
-        pieces = [(reader.name, piece) for reader in live if (piece := reader.take(until)).num_rows]
-        marks: list[Event] = []
+        pieces = [piece for reader in live if len((piece := reader.take(until)).kind)]
+        window: list[Event] = []
         if folding:
-            pieces, marks = _folded(pieces, inner=inner)
-        window = marks
-        for name, piece in pieces:
-            window += _events(name, piece)
+            pieces, window = _folded(pieces)
+        for piece in pieces:
+            window += piece.events()
         # Runs in order already: timsort merges them.
         window.sort(key=itemgetter(0))
         yield window
 
 
-class _Reader:
-    """One table, batch by batch."""
+class _Piece(NamedTuple):
+    """Rows of one table: the columns `seq`, `ts_ns`, `place`, `tid` and its own, and what each row is to folding."""
 
-    def __init__(self, name: str, table: Table, counts: dict[str, int] | None) -> None:
+    name: str
+    columns: list[npt.NDArray[Any]]
+    kind: Rows
+
+    def rows(self, which: slice | npt.NDArray[np.bool_]) -> _Piece:
+        """Some of the rows."""
+        return _Piece(self.name, [column[which] for column in self.columns], self.kind[which])
+
+    def events(self) -> list[Event]:
+        """The rows as events."""
+        if self.name != "kvm_msr":
+            return _events(self.name, self.columns)
+        told = self.kind != MSR
+        others = _events(OTHER_MSR, [column[~told] for column in self.columns[:_SHARED]])
+        return _events(self.name, [column[told] for column in self.columns]) + others
+
+
+class _Reader:
+    """One table, batch by batch. `inner`: returns to userspace may be dull."""
+
+    def __init__(self, name: str, table: Table, counts: dict[str, int] | None, *, inner: bool) -> None:
         self.name = name
         self.batches = table.read([*_COMMON, *TAPE[name]], BATCH)
-        self.batch: pa.RecordBatch | None = None
-        self.seq = np.empty(0, dtype=np.int64)
+        self.piece = _Piece(name, [np.empty(0, dtype=np.int64)], np.empty(0, dtype=np.int64))
         self.more = True
         self.counts = counts
+        self.inner = inner
 
     @property
     def last(self) -> int:
         """Rank of the last row that is held."""
-        return int(self.seq[-1])
+        return int(self.piece.columns[0][-1])
 
     def fill(self) -> bool:
         """Hold at least one row; False where the table is at its end."""
-        while not len(self.seq) and self.more:
+        while not len(self.piece.kind) and self.more:
             batch = next(self.batches, None)
             if batch is None:
                 self.more = False
                 continue
-            self.batch = _complete(self.name, _wanted(self.name, batch))
-            self.seq = _numbers(self.batch, "seq", 0)
+            self.piece = self._piece(_complete(self.name, _wanted(self.name, batch)))
             if self.counts is not None:
-                told = len(self.seq)
-                if self.name == "kvm_msr":
-                    told = int(np.count_nonzero(_told(_numbers(self.batch, "ecx", 0))))
+                told = int(np.count_nonzero(self.piece.kind != MSR))
                 self.counts[self.name] = self.counts.get(self.name, 0) + told
-        return bool(len(self.seq))
+        return bool(len(self.piece.kind))
 
-    def take(self, until: int | None) -> pa.RecordBatch:
+    def take(self, until: int | None) -> _Piece:
         """Hand over the rows up to and with that rank; None: all."""
-        assert self.batch is not None
-        cut = len(self.seq) if until is None else int(np.searchsorted(self.seq, until, side="right"))
-        taken, self.batch, self.seq = self.batch.slice(0, cut), self.batch.slice(cut), self.seq[cut:]
-        return taken
+        piece, seq = self.piece, self.piece.columns[0]
+        cut = len(seq) if until is None else int(np.searchsorted(seq, until, side="right"))
+        self.piece = piece.rows(slice(cut, None))
+        return piece.rows(slice(0, cut))
+
+    def _piece(self, batch: pa.RecordBatch) -> _Piece:
+        seq, stamp, tid = (_numbers(batch, name, -1) for name in ("seq", "ts_ns", "tid"))
+        own = [_values(batch.column(batch.schema.get_field_index(field))) for field in TAPE[self.name]]
+        kind = _kinds(self.name, batch, inner=self.inner)
+        return _Piece(self.name, [seq, stamp, _places(batch), tid, *own], kind)
 
 
-def _folded(
-    pieces: list[tuple[str, pa.RecordBatch]], *, inner: bool
-) -> tuple[list[tuple[str, pa.RecordBatch]], list[Event]]:
+def _folded(pieces: list[_Piece]) -> tuple[list[_Piece], list[Event]]:
     """The rows of a window that are to be replayed, and the marks that stand for the others."""
-    seq = np.concatenate([_numbers(piece, "seq", 0) for _, piece in pieces])
+    seq, stamp, place, tid = (
+        np.concatenate([piece.columns[number] for piece in pieces]) for number in range(_SHARED)
+    )
     order = np.argsort(seq, kind="stable")
-    place = np.concatenate([_places(piece) for _, piece in pieces])
-    kind = np.concatenate([_kinds(name, piece, inner=inner) for name, piece in pieces])
+    kind = np.concatenate([piece.kind for piece in pieces])
     keep = np.ones(len(seq), dtype=np.bool_)
     keep[order], at, entries = fold(place[order], kind[order])
     if not len(at):
         return pieces, []
-    stamp = np.concatenate([_numbers(piece, "ts_ns", 0) for _, piece in pieces])
-    tid = np.concatenate([_numbers(piece, "tid", -1) for _, piece in pieces])
     at = order[at]
-    columns = (seq[at].tolist(), stamp[at].tolist(), repeat(FOLDED), place[at].tolist(), tid[at].tolist())
-    marks = list(zip(*columns, entries.tolist(), strict=False))
+    marks = _events(FOLDED, [seq[at], stamp[at], place[at], tid[at], entries])
     kept = []
     begin = 0
-    for name, piece in pieces:
-        wanted = keep[begin : begin + piece.num_rows]
-        begin += piece.num_rows
-        kept.append((name, piece if wanted.all() else piece.filter(pa.array(wanted))))
+    for piece in pieces:
+        wanted = keep[begin : begin + len(piece.kind)]
+        begin += len(piece.kind)
+        kept.append(piece if wanted.all() else piece.rows(wanted))
     return kept, marks
 
 
-def _kinds(name: str, piece: pa.RecordBatch, *, inner: bool) -> Rows:
+def _kinds(name: str, batch: pa.RecordBatch, *, inner: bool) -> Rows:
     """What each row is to folding."""
     if name == "kvm_entry":
-        return np.where(_numbers(piece, "rip", 0) == RESET_VECTOR, OTHER, ENTRY)
+        return np.where(_numbers(batch, "rip", 0) == RESET_VECTOR, OTHER, ENTRY)
     if name == "kvm_exit":
-        return kind_of_exits(_numbers(piece, "exit_reason", -1), _numbers(piece, "isa", -1))
+        return kind_of_exits(_numbers(batch, "exit_reason", -1), _numbers(batch, "isa", -1))
     if name == "kvm_userspace_exit" and inner:
-        return kind_of_returns(_numbers(piece, "reason", -1), _numbers(piece, "errno", 0))
+        return kind_of_returns(_numbers(batch, "reason", -1), _numbers(batch, "errno", 0))
     if name == "kvm_msr":
-        return np.where(_told(_numbers(piece, "ecx", 0)), OTHER, MSR)
-    return np.full(piece.num_rows, OTHER, dtype=np.int64)
+        return np.where(_told(_numbers(batch, "ecx", 0)), OTHER, MSR)
+    return np.full(batch.num_rows, OTHER, dtype=np.int64)
 
 
 def _numbers(batch: pa.RecordBatch, name: str, missing: int) -> Rows:
@@ -284,6 +305,8 @@ def _numbers(batch: pa.RecordBatch, name: str, missing: int) -> Rows:
     column = batch.column(batch.schema.get_field_index(name))
     if not column.null_count:
         return np.asarray(column).astype(np.int64)
+    if column.null_count == len(column):
+        return np.full(len(column), missing, dtype=np.int64)
     numbers = np.asarray(column.fill_null(0)).astype(np.int64)
     numbers[np.asarray(column.is_null())] = missing
     return numbers
@@ -291,32 +314,14 @@ def _numbers(batch: pa.RecordBatch, name: str, missing: int) -> Rows:
 
 def _places(batch: pa.RecordBatch) -> Rows:
     """`place` of each row."""
-    vm, vcpu = (batch.column(batch.schema.get_field_index(name)) for name in ("vm", "vcpu"))
-    vm_number = np.asarray(vm.cast(pa.int64()).fill_null(-1))
-    vcpu_number = np.asarray(vcpu.cast(pa.int64()).fill_null(-1))
-    return np.where(
-        vcpu_number < 0, NO_PLACE, np.where(vm_number < 0, -2 - vcpu_number, vm_number << 16 | vcpu_number)
-    )
+    vm, vcpu = _numbers(batch, "vm", -1), _numbers(batch, "vcpu", -1)
+    return np.where(vcpu < 0, NO_PLACE, np.where(vm < 0, -2 - vcpu, vm << 16 | vcpu))
 
 
-def _events(name: str, batch: pa.RecordBatch) -> list[Event]:
-    """The rows of a batch as events."""
-    column = {field: batch.column(batch.schema.get_field_index(field)) for field in batch.schema.names}
-    names: Iterable[str] = repeat(name)
-    if name == "kvm_msr":
-        names = [name if told else OTHER_MSR for told in _told(_numbers(batch, "ecx", 0)).tolist()]
-    own = [_values(column[field]) for field in TAPE[name]]
-    return list(
-        zip(
-            _values(column["seq"]),
-            _values(column["ts_ns"]),
-            names,
-            _places(batch).tolist(),
-            _values(column["tid"]),
-            *own,
-            strict=False,
-        )
-    )
+def _events(name: str, columns: list[npt.NDArray[Any]]) -> list[Event]:
+    """Rows as events of a name."""
+    seq, stamp, *others = (column.tolist() for column in columns)
+    return list(zip(seq, stamp, repeat(name), *others, strict=False))
 
 
 def _complete(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -328,10 +333,14 @@ def _complete(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def _values(column: pa.Array) -> list[Any]:
-    if column.null_count:
-        return list(column.to_pylist())
-    return list(column.to_numpy(zero_copy_only=False).tolist())
+def _values(column: pa.Array) -> npt.NDArray[Any]:
+    """A column as values, None where there is none."""
+    if not column.null_count:
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    values = np.empty(len(column), dtype=np.object_)
+    if column.null_count < len(column):
+        values[:] = column.to_pylist()
+    return values
 
 
 def _wanted(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
