@@ -347,7 +347,8 @@ class Kvm:
         if vector < 0:
             return
         self.in_service.remove(vector)
-        sources = [n for n, s in enumerate(self.sint) if not s & 0x10000 and s & 0xFF == vector]
+        # The SynIC looks for the end of no vector below 16.
+        sources = [n for n, s in enumerate(self.sint) if not s & 0x10000 and s & 0xFF == vector > 15]
         if self.is_broken("EOI acknowledges the first source alone"):
             sources = sources[:1]
         if sources and self.is_broken("EOI acknowledges every source"):

@@ -310,6 +310,7 @@ class Vcpu:
         self.paravirt = Paravirt()
         self.apic.forget_silent()
         self.reading = None
+        self.waiting.clear()
 
     def sources_changed(self) -> None:
         """A source's register was written, or may have been."""

@@ -31,6 +31,9 @@ __all__ = [
     "vector",
 ]
 
+#: The lowest vector of an interrupt.
+LOWEST_VECTOR = 16
+
 SINT0 = 0x4000_0090
 SIMP = 0x4000_0083
 EOM = 0x4000_0084
@@ -127,7 +130,13 @@ def is_register(index: int) -> bool:
 
 
 def acknowledges(vcpu: Vcpu, ended: int) -> list[int] | None:
-    """Sources an EOI of vector `ended` acknowledges, ascending; None where a register is not known."""
+    """Sources an EOI of vector `ended` acknowledges, ascending; None where a register is not known.
+
+    Userspace may leave a source unmasked with a vector below 16: the SynIC does not look for the end of those
+    (synic_update_vector).
+    """
+    if ended < LOWEST_VECTOR:
+        return []
     registers = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
     if None in registers:
         # As the same vector's end did before: no source was written since.

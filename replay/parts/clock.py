@@ -172,4 +172,5 @@ def _moved(vm: Vm) -> None:
     for vcpu in vm.vcpus.values():
         vcpu.reading, vcpu.grace = None, CLOCK_GRACE
         for timer in vcpu.timers:
-            timer.expired = None
+            # How far ahead of now an armed timer is may have changed; the host's timer does not know.
+            timer.expired = timer.ahead = None

@@ -95,6 +95,9 @@ class StimerEvents(Part):
 
     def _expiration(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if 0 <= event[5] < len(vcpu.timers):
+            if event[4] != vcpu.tid:
+                # Another thread runs the vCPU from now on: what it did so far was not known to be the vCPU's.
+                vcpu.new_unit(whole=False)
             direct, result = bool(event[6]), event[7]
             self.timers.expired(vcpu, event[5], event, cell, direct=direct, result=result)
 

@@ -84,6 +84,9 @@ class SynicEvents(Part):
             vcpu.sources_changed()
 
     def _synic_set_msr(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        # An interrupt that the paravirtual EOI ended is over before the exit is handled: what a write of EOM
+        # acknowledges is none of its.
+        self._ended(vcpu)
         subject = SynicWrite(vcpu, event[5], event[6], bool(event[7]))
         self.judge.ask(Moment.SYNIC, subject, event, vcpu, cell)
         if event[7]:
@@ -135,12 +138,13 @@ class SynicEvents(Part):
         accepted: bool | None = taken in own
         elsewhere: list[int] = []
         if accepted:
-            # What the thread made other APICs take after the last time: nothing comes between that and this event.
+            # What the thread made other APICs take after the last time: nothing comes between that and this event, but
+            # in interrupts of the idle threads, which are one thread on all CPUs.
             vm = event[3] >> 16
             for place, vector in reversed(own):
                 if (place, vector) == taken:
                     break
-                if vector == event[6] and place >> 16 == vm:
+                if vector == event[6] and place >> 16 == vm and event[4]:
                     elsewhere.append(place & 0xFFFF)
             own = self.taken[event[4]]
             own.reverse()

@@ -12,7 +12,8 @@ Each early callback is an exit for nothing, and the guest's timer may be polled 
 > tenth, and the reference time drift apart, so a rest of up to an eighth of the distance and 100 µs is accepted.
 
 ## When it cannot tell
-Until the timer was seen armed and fired.
+Until the timer was seen armed and fired, and where the master clock was updated or a TSC offset was written since it
+was armed: when userspace goes on after a pause it sets the reference time back, and the host timer ran on.
 
 ## Example
     kvm_hv_stimer_start_one_shot: vcpu_id 0 timer 0 time_now 100 count 1000100
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.stimer import Start
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
 
@@ -41,8 +42,10 @@ OVERFLOW = (1 << 63) // 100
 def check(start: Start) -> Verdict | None:
     """A timer that fired was due."""
     timer = start.timer
-    if not timer.fired or not timer.expiry or timer.ahead is None:
+    if not timer.fired or not timer.expiry:
         return None
+    if timer.ahead is None:
+        return unknown(Reason.CLOCK_UNKNOWN)
     rest = timer.expiry - start.now
     if rest <= SLACK + timer.ahead // DRIFT:
         return HOLDS
@@ -52,5 +55,10 @@ def check(start: Start) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV513", "stimer-callback-early", (Moment.START,), ("kvm_hv_stimer_callback",), check, theme="SynIC"
+    "HV513",
+    "stimer-callback-early",
+    (Moment.START,),
+    ("kvm_hv_stimer_callback", "kvm_update_master_clock"),
+    check,
+    theme="SynIC",
 )

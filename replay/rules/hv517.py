@@ -13,7 +13,8 @@ The result decides whether the timer is tried again.
 > whose slot is busy loses the tick (stimer_send_msg, synic_deliver_msg).
 
 ## When it cannot tell
-Until SIMP, the source's register and CONFIG were seen.
+Until SIMP, the source's register and CONFIG were seen. Where a hypercall or userspace may have raised the source in the
+same exit, the result of its interrupt is not held against the expiration's.
 
 ## Example
     kvm_msr: msr_write 40000083 = 0x0
@@ -64,7 +65,8 @@ def check(expiration: Expiration) -> Verdict | None:
     if result == NOT_THERE and not masked(source):
         text = f"the message page is on and SINT{sint_of(timer.config)} is not masked (0x{source:x})"
         return Diverges("no send result -2", "send result -2", text)
-    for sint, taken in expiration.raised:
+    # What a hypercall or userspace raised in the same exit has nothing to do with the timer.
+    for sint, taken in () if expiration.vcpu.visited else expiration.raised:
         if (
             sint == sint_of(timer.config)
             and (taken == 0) != (result == NOT_TAKEN)

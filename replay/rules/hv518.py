@@ -29,6 +29,7 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
+IPI = "kvm_apic_ipi"
 TAKES = ("kvm_apic_accept_irq", "kvm_apicv_accept_irq")
 
 
@@ -52,8 +53,13 @@ def check(expiration: Expiration) -> Verdict | None:
 
 def _taken(expiration: Expiration, sint: int) -> Verdict | None:
     """The APIC took the source's vector just before: then the slot was not busy."""
-    source, last = expiration.vcpu.registers.get(SINT0 + sint), expiration.vcpu.just_before()
+    vcpu = expiration.vcpu
+    source, last = vcpu.registers.get(SINT0 + sint), vcpu.just_before()
     if source is None or masked(source) or last is None or last[2] not in TAKES or last[5] != vector(source):
+        return None
+    sent = any(seen[2] == IPI and seen[0] > vcpu.exit_seq for seen in vcpu.history)
+    if last[0] < vcpu.exit_seq or sent or IPI not in vcpu.bench.traced:
+        # It came in an exit before, or the guest may have sent it to itself.
         return None
     text = f"the APIC took vector {vector(source)} for timer {expiration.timer.number}, and SINT{sint} was not raised"
     return Diverges(f"kvm_hv_synic_set_irq of sint {sint}", "none", text)
