@@ -19,31 +19,35 @@ class Format(StrEnum):
 
 def rules(
     code: Annotated[
-        str | None, typer.Argument(metavar="[CODE]", help="A rule's code or name; all rules without it.")
+        str | None,
+        typer.Argument(metavar="[CODE]", help="A rule's code or name, or the beginning of codes."),
     ] = None,
     output_format: Annotated[Format, typer.Option("--output-format", help="text or json.")] = Format.TEXT,
 ) -> None:
-    """Show the rule book, or one rule's page.
+    """Show the rule book, a family of rules, or one rule's page.
 
     Examples:
 
       hvtrace rules
+
+      hvtrace rules HV5
 
       hvtrace rules HV509
     """
     import json
 
     from hvtrace.errors import HvtraceError
-    from hvtrace.render.rules import as_object, line_of, page
+    from hvtrace.render.rules import as_object, book, page
     from hvtrace.replay.rules import RULES, rule_by_code
 
     found = None if code is None else rule_by_code(code)
-    if code is not None and found is None:
+    begin = "" if code is None else code.upper()
+    chosen = tuple(rule for rule in RULES if rule.code.startswith(begin)) if found is None else (found,)
+    if not chosen:
         raise HvtraceError(f"no rule {code!r}; `hvtrace rules` lists them")
-    chosen = RULES if found is None else (found,)
     if output_format is Format.JSON:
         rows = [as_object(rule) for rule in chosen]
         typer.echo(json.dumps({"schema_version": 1, "rows": rows}, indent=2))
         return
-    for line in (line_of(rule) for rule in chosen) if found is None else page(found):
+    for line in book(chosen) if found is None else page(found):
         typer.echo(line)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from hvtrace.render.pages import summary
 from hvtrace.render.terminal import WIDTH, wrapped
 from hvtrace.replay.rule import Rule
-from hvtrace.replay.rules import page_of
+from hvtrace.replay.rules import FAMILIES, page_of
 
-__all__ = ["as_object", "line_of", "page"]
+__all__ = ["as_object", "book", "page"]
 
 #: Marks of a page's lines that stand as they are: headings and examples.
 FIXED = ("#", "    ")
 
 
-def line_of(rule: Rule) -> str:
-    """A rule's line in the listing."""
-    return f"{rule.code}  {rule.severity.value:<7}  {rule.name}"
+def book(rules: Iterable[Rule]) -> list[str]:
+    """The listing: a line for each rule, under its family."""
+    lines: list[str] = []
+    for family, members in groupby(rules, lambda rule: rule.code[:3]):
+        lines += ["", f"{family}xx  {FAMILIES[family]}"]
+        lines += [f"  {rule.code}  {rule.severity.value:<7}  {rule.name}" for rule in members]
+    return lines[1:]
 
 
 def page(rule: Rule) -> list[str]:

@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 
 from hvtrace.replay.rule import Rule
 
-__all__ = ["RULES", "page_of", "rule_by_code", "select"]
+__all__ = ["FAMILIES", "RULES", "page_of", "rule_by_code", "select"]
 
 _MODULES = tuple(
     import_module(f"{__name__}.{found.name}")
@@ -15,6 +15,21 @@ _MODULES = tuple(
 )
 
 RULES: tuple[Rule, ...] = tuple(module.RULE for module in _MODULES)
+
+#: What the rules of a family are about, by the beginning of their codes.
+FAMILIES: dict[str, str] = {
+    "HP1": "halt polling",
+    "HV1": "what the guest is offered (CPUID)",
+    "HV2": "synthetic MSRs",
+    "HV3": "hypercalls",
+    "HV4": "SynIC",
+    "HV5": "synthetic timers",
+    "HV6": "clocks",
+    "HV7": "IPIs and TLB flushes",
+    "HV8": "APIC registers, ends of interrupts, paravirtual EOI",
+    "HV9": "debugger, crash, nested guests",
+    "KP1": "KVM's own interface",
+}
 
 _PAGES: dict[str, str] = {module.RULE.code: module.__doc__ or "" for module in _MODULES}
 

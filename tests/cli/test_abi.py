@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hvtrace.cli.main import build, main
 from hvtrace.render.abi import TABLES, entries, find, lines_of
 from hvtrace.render.rules import page
-from hvtrace.replay.rules import RULES
+from hvtrace.replay.rules import FAMILIES, RULES
 
 
 def run(*words: str) -> str:
@@ -66,9 +66,10 @@ def test_every_entry_fits_a_terminal_and_is_an_object(table: str) -> None:
 
 
 def test_the_rule_book_fits_a_terminal_and_is_an_object() -> None:
-    """Every rule has a line, a page in 80 columns, and an object."""
+    """Every rule has a line under its family, a page in 80 columns, and an object."""
     lines = run("rules").splitlines()
-    assert len(lines) == len(RULES)
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [rule.code for rule in RULES]
+    assert [line[:3] for line in lines if line and line[0] != " "] == list(FAMILIES)
     assert max(map(len, lines)) < 80
     answer = json.loads(run("rules", "--output-format", "json"))
     assert [row["code"] for row in answer["rows"]] == [rule.code for rule in RULES]
@@ -77,6 +78,7 @@ def test_the_rule_book_fits_a_terminal_and_is_an_object() -> None:
         lines = page(rule)
         assert lines[0] == f"{rule.code} {rule.name}"
         assert max(map(len, lines)) < 80
+    assert run("rules", "hv6").startswith("HV6xx  clocks\n  HV601  error    reference-time-backwards\n")
     assert run("rules", "hv509") == run("rules", "stimer-periodic-off-grid")
 
 
