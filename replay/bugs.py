@@ -62,12 +62,6 @@ BUGS: tuple[Bug, ...] = (
         "reserved bits or a variable header where none belongs do not fail with status 3",
     ),
     Bug(
-        "tsc-page-secondary",
-        "e880c6ea55b9",
-        (_Y, _Y, _E, _N, _N, _N, _N),
-        "the reference time goes back around a change of the master clock",
-    ),
-    Bug(
         "emulation-status",
         "d2547cf59793",
         (_E, _Y, _N, _N, _N, _N, _N),

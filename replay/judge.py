@@ -159,16 +159,17 @@ class Judge:
 
     def _report(self, rule: Rule, verdict: Diverges, event: Event, vcpu: Vcpu) -> None:
         bug, severity, message = verdict.bug, rule.severity, verdict.message
+        theme = verdict.theme or rule.theme or rule.code
         if bug and self.profile is not None:
             row, may_be = self.profile.bug(bug)
             if may_be and (bug, vcpu.vm.number) not in self.fixed:
-                severity = Severity.WARNING
+                severity, theme = Severity.WARNING, bug
                 message = f"{message}; a known bug of this kernel, fixed by {row.commit}"
             else:
                 message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
         form = form_of(rule.code, event[2], verdict.message)
         key = (
-            bug or verdict.theme or rule.theme or rule.code,
+            theme,
             vcpu.vm.number,
             form in self.accepted,
             severity,

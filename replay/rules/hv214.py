@@ -34,7 +34,7 @@ def check(write: SynicWrite) -> Verdict | None:
         return Diverges("a SynIC register", f"msr 0x{write.index:x}", "there is no such SynIC register")
     if write.host and write.value and write.vcpu.synic is False:
         text = "userspace wrote to a SynIC that is not active"
-        return Diverges("no write but of 0", f"data 0x{write.value:x}", text)
+        return Diverges("no write but of 0", f"data 0x{write.value:x}", text, "host-write-inactive")
     return HOLDS
 
 

@@ -29,6 +29,9 @@ from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
 
+#: The message's slot is busy (-EAGAIN).
+BUSY = -11
+
 
 #: What a periodic timer's next start follows.
 EXPIRATION = "kvm_hv_stimer_expiration"
@@ -45,7 +48,8 @@ def check(expiration: Expiration) -> Verdict | None:
         return Diverges("no expiration of a disabled timer", "an expiration", text, bug)
     if timer.pending is False:
         text = f"timer {timer.number} has not fired, and nothing else asks for an expiration"
-        return Diverges("no expiration without a cause", "an expiration", text)
+        bug = "oneshot-livelock" if timer.parked and expiration.result == BUSY else ""
+        return Diverges("no expiration without a cause", "an expiration", text, bug)
     again = timer.process
     if again is not None and again.event[2] == EXPIRATION:
         text = f"periodic timer {timer.number} has not been armed since its last expiration"

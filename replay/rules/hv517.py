@@ -58,7 +58,7 @@ def check(expiration: Expiration) -> Verdict | None:
         )
     if timer.periodic and result == BUSY:
         text = f"timer {timer.number} is periodic: a busy slot costs the tick and gives 0"
-        return Diverges("send result 0", "send result -11", text)
+        return Diverges("send result 0", "send result -11", text, "periodic-retry")
     source = registers.get(SINT0 + sint_of(timer.config))
     if source is None:
         return unknown(expiration.vcpu.why)

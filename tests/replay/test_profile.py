@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from hvtrace.replay import profile
+from hvtrace.replay.bugs import BUGS
 from hvtrace.replay.profile import FACTS, PROFILES, TREES, profile_for, profile_named
 
 
@@ -42,3 +46,14 @@ def test_profiles_are_found_by_name() -> None:
     assert [profile_named(name).name for name in PROFILES] == list(PROFILES)
     with pytest.raises(ValueError, match=r"one of kvm, kvm-5\.4"):
         profile_named("tlfs-1")
+
+
+def test_every_known_bug_is_named_by_a_rule_or_the_model() -> None:
+    """A row that nothing refers to would predict nothing."""
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("model", "rules", "parts")
+        for path in (Path(profile.__file__).parent / folder).glob("*.py")
+    )
+    assert [bug.name for bug in BUGS if f'"{bug.name}"' not in sources] == []
+    assert {len(bug.answers) for bug in BUGS} == {len(TREES)}
