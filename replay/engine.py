@@ -70,8 +70,9 @@ RETURN = "kvm_userspace_exit"
 #: kvm_exit reasons of a hypercall: VMCALL, VMMCALL.
 CALL_EXITS = frozenset({(1, 18), (2, 0x81)})
 
-#: VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the guest's hypervisor, without kvm_msr.
-NESTED_ENTRIES = frozenset({(1, 20), (1, 24)})
+#: Exits of which the reason does not tell what follows. VMLAUNCH and VMRESUME: KVM loads MSRs from a list of the
+#: guest's hypervisor, without kvm_msr. TDCALL and VMGEXIT: an encrypted guest asks for whatever it likes.
+UNCLEAR = frozenset({(1, 20), (1, 24), (1, 77), (2, 0x403)})
 
 _FAR = 1 << 63
 
@@ -244,7 +245,7 @@ class Engine:
             vcpu.close()
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole, vcpu.left = event[4], True, event[0], True, event
         how = (event[6], event[5])
-        unclear = event[6] is None or how in NESTED_ENTRIES
+        unclear = event[6] is None or how in UNCLEAR
         vcpu.kind = (
             "msr" if how in MSR_EXITS else None if unclear else "call" if how in CALL_EXITS else "other"
         )

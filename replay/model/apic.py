@@ -24,7 +24,7 @@ __all__ = [
     "BUSY", "CLASSES", "ENABLED", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED",
     "MODE_INIT", "MODE_LOWEST", "MODE_MASK", "SPURIOUS", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed",
     "Delivery", "EndOfService", "Inhibition", "Ipi", "LazyEnd", "Pending", "Skipped", "Through", "automatic",
-    "destinations", "uses_automatic",
+    "destinations", "moves_automatic", "uses_automatic",
 ]  # fmt: skip
 
 #: Registers of the APIC page.
@@ -47,6 +47,9 @@ CLASSES = 16
 #: SINT bit 17: taking the interrupt ends it.
 AUTO_EOI = 1 << 17
 
+#: A source that does nothing: SINT bit 16.
+MASKED = 1 << 16
+
 #: The lowest vector of a source that the SynIC looks at.
 LOWEST_VECTOR = 16
 
@@ -57,7 +60,8 @@ UNASKED_UNSURE = -3
 @dataclass(slots=True)
 class Pending:
     """An interrupt the APIC took and did not deliver yet: rank of its event; by the vCPU's own thread; level triggered;
-    as an inter-processor interrupt; `sure` where the APIC is known to have been enabled.
+    as an inter-processor interrupt; `sure` where the APIC is known to have been enabled; taken `again` meanwhile: that
+    is traced before it is pending, which may be after the delivery of the first.
     """
 
     seq: int
@@ -65,6 +69,7 @@ class Pending:
     level: bool
     ipi: bool
     sure: bool
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -143,7 +148,8 @@ class Apic:
 
     def take(self, vector: int, pending: Pending) -> None:
         """An interrupt was accepted."""
-        self.pending.setdefault(vector, pending)
+        known = self.pending.setdefault(vector, pending)
+        known.again |= known is not pending and not pending.own
 
     def deliver(self, vector: int, seq: int, *, certain: bool) -> None:
         """An interrupt of this APIC was delivered to the guest, and is in service until its end."""
@@ -268,7 +274,8 @@ class Delivery:
 
 @dataclass(slots=True)
 class Inhibition:
-    """A source was written, which makes the vCPU's first vector with auto-EOI or takes its last one away.
+    """A source was written, which makes the vCPU's first vector with auto-EOI or takes its last one away; or it gives
+    the only one another vector (`moved`), which does both, in the order of taking and making.
 
     `offered` tells whether APICv may be used in VMs at all (None: not known), `used` whether some vCPU of the VM has
     such a vector then (None: not known); `shown` are the changes of APICv's inhibition by Hyper-V in this exit.
@@ -276,6 +283,7 @@ class Inhibition:
 
     access: Access
     changed: bool | None
+    moved: bool
     offered: bool | None
     used: bool | None
     shown: list[Event]
@@ -372,3 +380,11 @@ def uses_automatic(vcpu: Vcpu, former: tuple[int, int | None] | None = None) -> 
     ):
         return True
     return None if None in values else False
+
+
+def moves_automatic(vcpu: Vcpu, index: int, former: int | None) -> bool:
+    """Whether a source that was rewritten may have taken the vCPU's only vector with auto-EOI from one to another."""
+    now = vcpu.registers.get(index)
+    if uses_automatic(vcpu, (index, MASKED)):
+        return False
+    return former is None or now is None or vector_of(former) != vector_of(now)

@@ -34,6 +34,7 @@ from hvtrace.replay.model.apic import (
     Through,
     automatic,
     destinations,
+    moves_automatic,
     uses_automatic,
 )
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
@@ -53,6 +54,9 @@ LOW = 0xFFFF_FFFF
 BEHIND = {EOI: EOI_REGISTER, ICR: ICR_LOW, TPR: TPR_REGISTER}
 
 CHANGED = "kvm_apicv_inhibit_changed"
+
+#: What shows that the guest is a hypervisor: kernels before 5.18 do not trace entries of its guests on VMX.
+NESTED = ("kvm_nested_vmenter", "kvm_nested_vmexit", "kvm_nested_vmexit_inject")
 
 #: apicv_inhibit reason 0: switched off by module parameter, for every VM.
 SWITCHED_OFF = 1
@@ -81,7 +85,7 @@ class ApicEvents(Part):
             "kvm_inj_virq": self._deliver,
             "kvm_eoi": self._end,
             "kvm_pv_eoi": self._end_lazily,
-            "kvm_nested_vmenter": self._nested,
+            **dict.fromkeys(NESTED, self._nested),
         }
 
     def strangers(self) -> dict[str, Stranger]:
@@ -172,8 +176,8 @@ class ApicEvents(Part):
         apic.ended_lazily = -1
         if (early := apic.suspects.pop(vector, None)) is not None and vector >> 3 not in legacy:
             self.judge.ask(Moment.ARMED, Armed(vcpu, vector, early[0][5]), early[0], vcpu, early[1])
-        if taken is None:
-            # By a 8259, or taken before anything was seen.
+        if taken is None or vcpu.vm.apics.accelerated:
+            # By a 8259, or taken before anything was seen. What APICv delivers does not show here.
             legacy.add(vector >> 3)
             apic.deliver(vector, event[0], certain=False)
             return
@@ -190,7 +194,7 @@ class ApicEvents(Part):
         if self._judgeable(vcpu) and event[7] is not None:
             self.judge.ask(Moment.DELIVERY, Delivery(vector, taken.sure, waiting), event, vcpu, cell)
         # The I/O APIC waits for the ends of some of its interrupts: they never arm the flag.
-        if apic.lazy and apic.clear and not apic.pending and taken.ipi:
+        if apic.lazy and apic.clear and not apic.pending and taken.ipi and not taken.again:
             apic.chance = vcpu.open(Due.CHANCE, event, cell, 2, f"the end of vector {vector} by the flag")
 
     def _end(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -255,7 +259,7 @@ class ApicEvents(Part):
         apic, vector = vcpu.apic, event[5]
         ended, apic.unasked = apic.unasked, None
         before = ended.event[5] if ended is not None and ended.met is None else None
-        subject = LazyEnd(vcpu, vector, before, apic.seen or vcpu.whole, apic.lazy, vcpu.kind == "done")
+        subject = LazyEnd(vcpu, vector, before, apic.seen or vcpu.whole, apic.lazy, _served(vcpu))
         self.judge.ask(Moment.LAZY, subject, event, vcpu, cell)
         vcpu.meet(ended)
         chance, apic.chance = apic.chance, None
@@ -371,6 +375,9 @@ class ApicEvents(Part):
                 vcpu.vm.apics.skipped, vcpu.vm.apics.first_skipped = 0, None
                 vcpu.drop(apic.chance)
                 apic.chance = None
+            elif access.write:
+                # Whether the word of before still counts depends on the kernel.
+                apic.lazy = None
             return
         if access.write and not access.refused and SINT0 <= access.index < SINT0 + SINTS:
             self._source_written(access)
@@ -399,8 +406,18 @@ class ApicEvents(Part):
         uses = [uses_automatic(other) for other in vcpu.vm.vcpus.values()]
         used = True if True in uses else None if None in uses else False
         changed = None if before is None or after is None else before != after
-        subject = Inhibition(access, changed, self.bench.apicv, used, shown)
+        moved = changed is False and before is True and moves_automatic(vcpu, index, vcpu.former.get(index))
+        subject = Inhibition(access, changed, moved, self.bench.apicv, used, shown)
         self.judge.ask(Moment.INHIBITION, subject, access.event, vcpu, access.cell)
+
+
+def _served(vcpu: Vcpu) -> bool:
+    """Whether a synthetic register was accessed in this exit. Other registers may be served before the flag is looked
+    at (handle_fastpath_set_msr_irqoff); an entry that was prepared and then given up looks at it once more.
+    """
+    if vcpu.kind != "done" or vcpu.injected > vcpu.exit_seq:
+        return False
+    return any(past[2] == "kvm_msr" and past[0] > vcpu.exit_seq for past in vcpu.history)
 
 
 def _act(vcpu: Vcpu, event: Event, cell: list[bool]) -> None:

@@ -101,7 +101,10 @@ class IpiEvents(Part):
                 vm.input_pages.clear()
             vm.input_pages.update((call.ingpa // PAGE, (call.ingpa + HEADERS[call.code] - 1) // PAGE))
         inside: list[Vcpu] = []
-        if not event[2].startswith(SEND_IPI) and self.bench.profile.fact("flush_stops_targets"):
+        flush = not event[2].startswith(SEND_IPI)
+        # A nested guest names its own processors, whichever vCPUs those run on.
+        nested = flush and (is_nested(call) if event[-1] is None else bool(event[-1]))
+        if flush and not nested and self.bench.profile.fact("flush_stops_targets"):
             numbers = indices(vm)
             inside = [
                 other

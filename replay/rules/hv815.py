@@ -14,8 +14,9 @@ in software for nothing.
 > begins or ends (synic_update_vector).
 
 ## When it cannot tell
-Where it is not known whether APICv is switched on, or not all sixteen sources were seen. Where it is switched off
-there must be no change.
+Where it is not known whether APICv is switched on, or not all sixteen sources were seen. A source that takes the
+vCPU's only auto-EOI to another vector ends the use and begins it again. Where APICv is switched off there must be no
+change.
 
 ## Example
     kvm_hv_synic_set_msr: vcpu_id 0 msr 0x40000092 data 0x20062 host 0
@@ -41,6 +42,9 @@ def check(seen: Inhibition) -> Verdict | None:
         return Diverges("no kvm_apicv_inhibit_changed", shown, "APICv is switched off")
     if seen.changed is None:
         return unknown(seen.access.why)
+    if seen.moved:
+        # It ends for one vector and begins for the other: two changes, the second of which sets it.
+        return HOLDS if len(seen.shown) > 1 and seen.shown[-1][6] else unknown(Reason.PARAMETER_UNKNOWN)
     if not seen.changed:
         if not seen.shown:
             return HOLDS
