@@ -241,7 +241,7 @@ class LazyEnd:
 class Skipped:
     """An interrupt, delivered with nothing else pending, was ended in the next exit: by the flag (`used`) or by a write
     of EOI. How many such writes there were in the VM, and whether this vector's handler, or any, is known to look at
-    the flag. `own` is true where the flag was registered through KVM's own register, which serves nothing else.
+    the flag.
     """
 
     used: bool
@@ -249,7 +249,6 @@ class Skipped:
     number: int
     known: bool
     ever: bool
-    own: bool
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ REFUSED = 0xC_0800
 #: APIC ids that address every vCPU.
 BROADCAST = (0xFF, 0xFFFF_FFFF)
 
+U32 = 0xFFFF_FFFF
+
 #: APIC ids a word of SEND_IPI's bitmap covers in 64-bit mode.
 CLUSTER = 64
 
@@ -65,6 +67,11 @@ class KvmCall:
         return int(self.event[5])
 
     @property
+    def is_open(self) -> bool:
+        """Whether it may be another call: of a 32-bit caller the lower halves count alone."""
+        return self.kernel is not True and bool(self.number & ~U32)
+
+    @property
     def kicks(self) -> list[int]:
         """The vCPUs that were kicked."""
         return [interrupt.vcpu for interrupt in self.accepted if interrupt.mode == KICK]
@@ -78,14 +85,20 @@ class KvmCall:
 
     @property
     def addressed(self) -> list[int] | None:
-        """APIC ids that must get an interrupt, ascending; None: that depends on more than the call."""
+        """APIC ids that must get an interrupt, ascending; None: that depends on more than the call.
+
+        They are the vCPUs' numbers as long as no guest writes an APIC's id.
+        """
+        if self.vcpu.vm.apics.renumbered:
+            return None
         if self.number == KICK_CPU:
             target = self.event[7] & 0xFFFF_FFFF
             return None if target in BROADCAST else [target]
         if self.number != SEND_IPI or self.event[9] & REFUSED:
             return []
         lowest = self.event[8] & 0xFFFF_FFFF
-        low, high = _bits(self.event[6], lowest), _bits(self.event[7], lowest + CLUSTER)
+        # KVM reckons in 32 bits: above the last id it begins again.
+        low, high = _bits(self.event[6], lowest), _bits(self.event[7], (lowest + CLUSTER) & U32)
         return low + high
 
     @property
@@ -126,6 +139,8 @@ def _bits(word: int, lowest: int) -> list[int]:
 def maps(call: KvmCall) -> bool:
     """Whether a call is a MAP_GPA_RANGE that userspace may serve: aligned, not empty, not wrapping."""
     address, pages = call.event[6], call.event[7]
+    if call.kernel is not True and (address >> 12) + pages >= 1 << 64:
+        address, pages = address & U32, pages & U32
     whole = call.number == MAP_GPA_RANGE and not address & 0xFFF and pages > 0
     return whole and (address >> 12) + pages < 1 << 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hvtrace.replay.model.pvclock import Clock
+from hvtrace.replay.model.pvclock import SYSTEM_TIME, Clock
 
 if TYPE_CHECKING:
     from hvtrace.replay.model.access import Access
@@ -17,6 +17,7 @@ __all__ = [
     "ASYNC_PF_EN",
     "ASYNC_PF_INT",
     "STEAL_TIME",
+    "SYSTEM_TIME",
     "AsyncFault",
     "Interface",
     "Paravirt",
@@ -29,7 +30,7 @@ __all__ = [
     "reset_by_init",
 ]
 
-SYSTEM_TIME, ASYNC_PF_EN, STEAL_TIME = 0x4B56_4D01, 0x4B56_4D02, 0x4B56_4D03
+ASYNC_PF_EN, STEAL_TIME = 0x4B56_4D02, 0x4B56_4D03
 PV_EOI_EN, ASYNC_PF_INT = 0x4B56_4D04, 0x4B56_4D06
 
 #: Registers that INIT clears, as a reset does (kvm_vcpu_reset); POLL_CONTROL stays.

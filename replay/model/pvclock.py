@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Vcpu
     from hvtrace.replay.tape import Event
 
-__all__ = ["Clock", "Master", "OldClock", "Point", "Update", "elapsed"]
+__all__ = ["SYSTEM_TIME", "Clock", "Master", "OldClock", "Point", "Update", "elapsed"]
+
+SYSTEM_TIME = 0x4B56_4D01
+
+#: Size of a page's contents (struct pvclock_vcpu_time_info).
+SIZE = 32
 
 #: Flags of a page: the TSC is stable; the guest was stopped.
 STABLE, STOPPED = 1, 2
@@ -94,6 +99,13 @@ class Update:
     flags: int
     active: bool | None
     epoch: int
+
+    @property
+    def shared(self) -> bool:
+        """Another vCPU has the same page, and its updates count as well."""
+        vm, own = self.vcpu.vm, self.vcpu.registers.get(SYSTEM_TIME, 0)
+        others = (vcpu.registers.get(SYSTEM_TIME, 0) for vcpu in vm.vcpus.values() if vcpu is not self.vcpu)
+        return any(other & 1 and abs(other - own) < SIZE for other in others)
 
     @property
     def stable(self) -> bool:

@@ -242,14 +242,13 @@ class ApicEvents(Part):
     def _unarmed(self, vcpu: Vcpu, event: Event, cell: list[bool]) -> None:
         apics = vcpu.vm.apics
         apics.skipped += 1
-        known, own = event[5] in vcpu.apic.lazy_vectors, vcpu.apic.lazy_by == PV_EOI_EN
-        ever = apics.used
+        known, ever = event[5] in vcpu.apic.lazy_vectors, apics.used
         if not ever:
             # What the sixth shows was true of the first.
             apics.first_skipped = apics.first_skipped or (vcpu, event, cell)
             vcpu, event, cell = apics.first_skipped
         self.judge.ask(
-            Moment.SKIPPED, Skipped(False, event[5], apics.skipped, known, ever, own), event, vcpu, cell
+            Moment.SKIPPED, Skipped(False, event[5], apics.skipped, known, ever), event, vcpu, cell
         )
 
     def _end_lazily(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
@@ -269,8 +268,8 @@ class ApicEvents(Part):
         if before is None:
             return
         if chance is not None and chance.met and chance.event[5] == vector:
-            known, own = vector in apic.lazy_vectors, apic.lazy_by == PV_EOI_EN
-            self.judge.ask(Moment.SKIPPED, Skipped(True, vector, 0, known, True, own), event, vcpu, cell)
+            known = vector in apic.lazy_vectors
+            self.judge.ask(Moment.SKIPPED, Skipped(True, vector, 0, known, True), event, vcpu, cell)
         apic.lazy = apic.clear = vcpu.vm.apics.used = True
         apic.ended_lazily = vector
         if vector >= 0:

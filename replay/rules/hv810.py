@@ -11,7 +11,8 @@ Interrupts that the guest has masked are delivered.
 > TPR with CR8, which has the upper four bits alone.
 
 ## When it cannot tell
-The guest may change TPR without an exit by writing CR8: only a read in the exit after the write's is judged.
+The guest may change TPR without an exit by writing CR8, even between the two accesses: only a read in the exit after
+the write's is judged, and it is a warning.
 
 ## Example
     kvm_msr: msr_write 40000072 = 0x20
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from hvtrace.replay.model.apic import TPR_REGISTER, Through
 from hvtrace.replay.rule import RESETS, Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Verdict
+from hvtrace.replay.verdict import HOLDS, Diverges, Severity, Verdict
 
 __all__ = ["RULE"]
 
@@ -52,5 +53,6 @@ RULE = Rule(
     (Moment.THROUGH,),
     ("kvm_msr", "kvm_apic", "kvm_exit", "kvm_entry", RESETS),
     check,
+    severity=Severity.WARNING,
     theme="APIC register",
 )

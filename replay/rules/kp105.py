@@ -38,7 +38,7 @@ def check(call: KvmCall) -> Verdict | None:
         # It may be asked to send what a kick sends.
         return None
     addressed = call.addressed if call.number == KICK_CPU else []
-    if addressed is None:
+    if addressed is None or (call.kicks and call.is_open):
         return unknown(Reason.STATE_UNSEEN)
     expected = f"a kick of vCPU {addressed[0]}" if addressed else "no kick"
     kicks = call.kicks
