@@ -40,5 +40,10 @@ def check(over: Mismatch) -> Verdict | None:
 
 
 RULE = Rule(
-    "HV301", "unknown-hypercall-served", (Moment.CALL,), ("kvm_hv_hypercall", "kvm_hv_hypercall_done"), check
+    "HV301",
+    "unknown-hypercall-served",
+    (Moment.CALL,),
+    ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
+    check,
+    theme="hypercall",
 )

@@ -45,4 +45,11 @@ def check(over: Mismatch) -> Verdict | None:
     return Diverges(expected, f"status {call.status}", text, over.bug)
 
 
-RULE = Rule("HV302", "hypercall-status", (Moment.CALL,), ("kvm_hv_hypercall", "kvm_hv_hypercall_done"), check)
+RULE = Rule(
+    "HV302",
+    "hypercall-status",
+    (Moment.CALL,),
+    ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
+    check,
+    theme="hypercall",
+)

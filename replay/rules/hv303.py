@@ -46,4 +46,11 @@ def check(over: Mismatch) -> Verdict | None:
     return Diverges(f"{expected} repetitions", str(call.reps), text)
 
 
-RULE = Rule("HV303", "hypercall-reps", (Moment.CALL,), ("kvm_hv_hypercall", "kvm_hv_hypercall_done"), check)
+RULE = Rule(
+    "HV303",
+    "hypercall-reps",
+    (Moment.CALL,),
+    ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
+    check,
+    theme="hypercall",
+)

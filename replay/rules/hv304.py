@@ -34,6 +34,6 @@ RULE = Rule(
     (Moment.DUE,),
     ("kvm_hv_hypercall", "kvm_hv_hypercall_done", "kvm_entry"),
     comes(lambda owed: f"hypercall 0x{owed.event[5]:x} returns no result"),
-    theme="hypercall events",
+    theme="hypercall",
     due=Due.HYPERCALL,
 )

@@ -42,5 +42,5 @@ RULE = Rule(
     (Moment.FINISH,),
     ("kvm_hv_hypercall", "kvm_hv_hypercall_done", "kvm_entry"),
     check,
-    theme="hypercall events",
+    theme="hypercall",
 )

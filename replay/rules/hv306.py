@@ -51,4 +51,5 @@ RULE = Rule(
     (Moment.CALL,),
     ("kvm_hv_hypercall", "kvm_hv_hypercall_done", "kvm_userspace_exit"),
     check,
+    theme="hypercall",
 )

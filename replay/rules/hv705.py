@@ -52,5 +52,5 @@ RULE = Rule(
     (Moment.INPUT,),
     ("kvm_hv_hypercall", "kvm_entry"),
     check,
-    theme="hypercall events",
+    theme="hypercall",
 )

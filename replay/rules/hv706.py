@@ -51,5 +51,5 @@ RULE = Rule(
     (Moment.CALL,),
     ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
     check,
-    theme="hypercall events",
+    theme="hypercall",
 )
