@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hvtrace.replay.tape import Event
 
 __all__ = [
+    "COUNT_TSC",
     "EMULATION_CONTROL",
     "REFERENCE",
     "REFERENCE_TSC",
@@ -34,6 +35,9 @@ RUNTIME = 0x4000_0010
 REFERENCE = 0x4000_0020
 REFERENCE_TSC = 0x4000_0021
 EMULATION_CONTROL = 0x4000_0107
+
+#: Host clocks that count the TSC: VDSO_CLOCKMODE_TSC and VDSO_CLOCKMODE_HVCLOCK.
+COUNT_TSC = (1, 3)
 
 #: A tick of the reference time and of the run time, in ns.
 TICK = 100
@@ -196,6 +200,8 @@ class ReferenceTime:
     counted: bool | None = None
     #: The reference time was found to be wrong: nothing is to be judged by it any more.
     wrong: bool = False
+    #: The host does not trust its TSC: stamps of different CPUs cannot be compared.
+    untrusted: bool = False
 
     def see(self, seen: Sighting, apart: float, *, settled: bool) -> list[Sighting]:
         """A value is seen: returns the sightings that can be judged now. `settled`: the line may be learnt from it."""
@@ -236,6 +242,8 @@ class ReferenceTime:
         the last time. `abrupt`: by any amount.
         """
         self.rival = self.open = None
+        # A host that slept finds that its TSC went back, and gives up the master clock.
+        abrupt = abrupt or self.counted is not counted
         if self.line is not None and self.anchor is not None and not abrupt:
             drift = abs(stamp - self.anchor) * STEERED + SWITCH
             self.line.low -= drift

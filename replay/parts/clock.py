@@ -8,6 +8,7 @@ from hvtrace.replay.model.access import Access
 from hvtrace.replay.model.clock import (
     BEHIND,
     BEHIND_TICKLESS,
+    COUNT_TSC,
     JIFFY,
     REFERENCE,
     REFERENCE_TSC,
@@ -99,7 +100,7 @@ class ClockEvents(Part):
         stamps, time, stamp = self.bench.stamps, vcpu.vm.time, event[1]
         if not stamps.fine and 0 < stamp - since < JIFFY:
             stamps.fine = True
-        apart = stamps.apart(counted=time.counted is True)
+        apart = None if time.untrusted else stamps.apart(counted=time.counted is True)
         skew = self.skew + int((apart or 0) * abs(stamp - since))
         seen = Sighting(vcpu, event, cell, value, since, stamp, skew)
         ready = [seen]
@@ -125,7 +126,7 @@ class ClockEvents(Part):
         vcpu.registers[RUNTIME] = value
         moment = ClockMoment(vcpu, RUNTIME, value, before)
         # Linux bills by the scheduler's clock, which counts the TSC.
-        apart = self.bench.stamps.apart(counted=True)
+        apart = None if vcpu.vm.time.untrusted else self.bench.stamps.apart(counted=True)
         if before is None:
             vcpu.run_time = RunTime()
         if apart is not None and vcpu.left is not None:
@@ -151,12 +152,14 @@ class ClockEvents(Part):
         # Userspace may set the clock from a vCPU's thread as well.
         own = not vcpu.visited and "kvm_userspace_exit" in self.bench.traced
         vcpu.vm.time.anchored(event[1], used, abrupt=not (own and self.prompt))
+        vcpu.vm.time.untrusted = host_clock not in COUNT_TSC
         _moved(vcpu.vm)
 
     def _any_master_clock(self, event: Event, vcpu: Vcpu | None) -> None:
         """The VM is not known: it may be any. Another thread than a vCPU's creates the VM or sets its clock."""
         for vm in self.vms.values():
             vm.time.lose()
+            vm.time.untrusted = event[6] not in COUNT_TSC
             _moved(vm)
 
     def _tsc_written(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:

@@ -18,7 +18,7 @@ be the same for longer.
 
 ## When it cannot tell
 At the first read, after a loss, when another thread runs the vCPU, after userspace may have set the counter, and with
-clocks of the trace that do not give nanoseconds.
+clocks of the trace that do not give nanoseconds or whose host does not trust its TSC.
 
 ## Example
     kvm_msr: msr_read 40000010 = 0x2000          (3.100000)
@@ -40,7 +40,9 @@ def check(reading: ClockMoment) -> Verdict | None:
     if reading.index != RUNTIME:
         return None
     if reading.most is None:
-        usable = reading.vcpu.bench.stamps.apart(counted=True) is not None
+        usable = (
+            reading.vcpu.bench.stamps.apart(counted=True) is not None and not reading.vcpu.vm.time.untrusted
+        )
         return unknown(reading.vcpu.why if usable else Reason.CLOCK_UNKNOWN)
     if reading.value > reading.most:
         text = (

@@ -22,14 +22,11 @@ Where the master clock is not used: the reason need not be visible.
 
 from __future__ import annotations
 
-from hvtrace.replay.model.clock import MasterClock
+from hvtrace.replay.model.clock import COUNT_TSC, MasterClock
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Verdict, unknown
 
 __all__ = ["RULE"]
-
-#: VDSO_CLOCKMODE_TSC and VDSO_CLOCKMODE_HVCLOCK.
-COUNT_TSC = (1, 3)
 
 
 def check(clock: MasterClock) -> Verdict | None:
