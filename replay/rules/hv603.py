@@ -20,8 +20,9 @@ values contradict each other, the third decides whether the second is reported.
 ## When it cannot tell
 At the first value; after a loss, a reset or a change of a TSC offset, and after userspace set the clock; where the
 guest froze its TSC page (TSC_EMULATION_CONTROL); with clocks of the trace that do not give nanoseconds, or give them in
-steps, or whose host does not trust its TSC. When a vCPU updates the master clock, the time may move by as much as host clocks can have run apart since the
-update before, and by any amount where the VM starts or ceases to use the master clock.
+steps, or whose host does not trust its TSC. When a vCPU updates the master clock, the time may move by as much as host
+clocks can have run apart since the update before, and by any amount where the VM starts or ceases to use the master
+clock.
 
 ## Example
     kvm_msr: msr_read 40000020 = 0x17cc6ea       (26.335000)
