@@ -45,7 +45,8 @@ MANY_KINDS = 14
 #: Where this many of the synthetic timers' tracepoints have events, all of them were recorded.
 TIMER_PREFIX, TIMER_KINDS = "kvm_hv_stimer_", 5
 
-#: Fired in interrupts: `perf script` leaves them out where the interrupt came while the guest ran.
+#: Fired in interrupts: `perf script` leaves them out where the interrupt came while the guest ran, and a recording of
+#: some threads alone does not have those of others.
 HIDDEN = frozenset({"kvm_hv_stimer_callback"})
 
 #: How long it may take to switch all tracepoints on or off, on every CPU.
@@ -56,6 +57,9 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 
 #: Options by which a guest's TSC may run at another frequency than the host's.
 OTHER_TSC = re.compile(r"tsc-freq|-incoming|-loadvm")
+
+#: Options with which perf records whatever runs on a CPU.
+_EVERYWHERE = re.compile(r"\s(?:-[a-zA-Z]*[aC][a-zA-Z]*|--all-cpus|--cpu)(?:[\s=\d]|$)")
 
 #: The -cpu option in a command line.
 _CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
@@ -288,10 +292,15 @@ def _format(source: dict[str, Any]) -> str:
 
 def _traced(store: Store) -> frozenset[str]:
     """Tracepoints that were recorded, fired or not, as far as the recording shows it."""
-    hidden = (
-        HIDDEN if any("perf script" in _format(source) for source in store.manifest.sources) else frozenset()
-    )
-    return _recorded(store) - hidden
+    hides = any("perf script" in _format(source) or _is_narrow(source) for source in store.manifest.sources)
+    return _recorded(store) - (HIDDEN if hides else frozenset())
+
+
+def _is_narrow(source: dict[str, Any]) -> bool:
+    """Whether perf recorded some threads alone, and so no interrupts of the others."""
+    facts = source.get("facts")
+    command = facts.get("cmdline") if isinstance(facts, dict) else None
+    return isinstance(command, str) and " record " in command and _EVERYWHERE.search(command) is None
 
 
 def _recorded(store: Store) -> frozenset[str]:

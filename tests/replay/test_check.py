@@ -89,6 +89,24 @@ def test_perf_script_leaves_callbacks_out(tmp_path: Path) -> None:
     assert "kvm_hv_stimer_callback" not in checking._traced(store(tmp_path, events=timers, sources=sources))
 
 
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [
+        ("/usr/bin/perf record -q -a -m 16M -e kvm:*", True),
+        ("perf record -ag -e kvm:*", True),
+        ("perf record -C 0-3 -e kvm:*", True),
+        ("perf record -e kvm:* -p 4711", False),
+        ("perf kvm --host record -e kvm:* --pid=4711 -o x.data", False),
+    ],
+)
+def test_perf_of_some_threads_has_not_all_callbacks(tmp_path: Path, command: str, seen: bool) -> None:
+    """A host timer fires while any thread runs."""
+    timers = {name: 1 for name in TAPE if name.startswith("kvm_hv_stimer_")}
+    sources = [{"name": "x", "format": "perf.data", "facts": {"cmdline": command}}]
+    traced = checking._traced(store(tmp_path, events=timers, sources=sources))
+    assert ("kvm_hv_stimer_callback" in traced) == seen
+
+
 def test_gradual_starts_and_damage_are_losses() -> None:
     """perf switches tracepoints on one by one; what damage took cannot be placed."""
     manifest = Manifest(
