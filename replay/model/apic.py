@@ -24,7 +24,7 @@ __all__ = [
     "BUSY", "CLASSES", "ENABLED", "EOI_REGISTER", "ICR_HIGH", "ICR_LOW", "ID_REGISTER", "LEVEL", "MODE_FIXED",
     "MODE_INIT", "MODE_LOWEST", "MODE_MASK", "SPURIOUS", "TPR_REGISTER", "UNASKED_UNSURE", "Apic", "Apics", "Armed",
     "Delivery", "EndOfService", "Inhibition", "Ipi", "LazyEnd", "Pending", "Skipped", "Through", "automatic",
-    "destinations", "moves_automatic", "uses_automatic",
+    "destinations", "moves_automatic", "served", "settled", "uses_automatic",
 ]  # fmt: skip
 
 #: Registers of the APIC page.
@@ -52,6 +52,11 @@ MASKED = 1 << 16
 
 #: The lowest vector of a source that the SynIC looks at.
 LOWEST_VECTOR = 16
+
+#: What a hard interrupt may show in whatever thread it comes upon.
+SUDDEN = frozenset(
+    {"kvm_apic_accept_irq", "kvm_apicv_accept_irq", "kvm_hv_synic_set_irq", "kvm_hv_stimer_callback"}
+)
 
 #: Key of an obligation that cannot be held against KVM: an end without a write may be the hardware's.
 UNASKED_UNSURE = -3
@@ -387,3 +392,21 @@ def moves_automatic(vcpu: Vcpu, index: int, former: int | None) -> bool:
     if uses_automatic(vcpu, (index, MASKED)):
         return False
     return former is None or now is None or vector_of(former) != vector_of(now)
+
+
+def settled(vcpu: Vcpu) -> int:
+    """Rank up to which interrupts that the vCPU's own thread raised were pending as it chose one to deliver: later ones
+    may have been raised by a hard interrupt (a device that was passed through) between the choice and its event.
+    """
+    past = (event for event in reversed(vcpu.history) if event[4] == vcpu.tid and event[2] not in SUDDEN)
+    next(past, None)
+    return max(vcpu.exit_seq, next(past, (-1,))[0])
+
+
+def served(vcpu: Vcpu) -> bool:
+    """Whether a synthetic register was accessed in this exit. Other registers may be served before the flag is looked
+    at (handle_fastpath_set_msr_irqoff); an entry that was prepared and then given up looks at it once more.
+    """
+    if vcpu.kind != "done" or vcpu.injected > vcpu.exit_seq:
+        return False
+    return any(past[2] == "kvm_msr" and past[0] > vcpu.exit_seq for past in vcpu.history)

@@ -35,6 +35,8 @@ from hvtrace.replay.model.apic import (
     automatic,
     destinations,
     moves_automatic,
+    served,
+    settled,
     uses_automatic,
 )
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
@@ -190,7 +192,11 @@ class ApicEvents(Part):
         if self.visible:
             apic.software = True
         apic.enabled = True
-        waiting = [other for other, p in apic.pending.items() if p.sure and other > vector]
+        waiting = [
+            other
+            for other, p in apic.pending.items()
+            if p.sure and other > vector and (p.seq < taken.seq or p.seq < settled(vcpu))
+        ]
         if self._judgeable(vcpu) and event[7] is not None:
             self.judge.ask(Moment.DELIVERY, Delivery(vector, taken.sure, waiting), event, vcpu, cell)
         # The I/O APIC waits for the ends of some of its interrupts: they never arm the flag.
@@ -258,7 +264,7 @@ class ApicEvents(Part):
         apic, vector = vcpu.apic, event[5]
         ended, apic.unasked = apic.unasked, None
         before = ended.event[5] if ended is not None and ended.met is None else None
-        subject = LazyEnd(vcpu, vector, before, apic.seen or vcpu.whole, apic.lazy, _served(vcpu))
+        subject = LazyEnd(vcpu, vector, before, apic.seen or vcpu.whole, apic.lazy, served(vcpu))
         self.judge.ask(Moment.LAZY, subject, event, vcpu, cell)
         vcpu.meet(ended)
         chance, apic.chance = apic.chance, None
@@ -408,15 +414,6 @@ class ApicEvents(Part):
         moved = changed is False and before is True and moves_automatic(vcpu, index, vcpu.former.get(index))
         subject = Inhibition(access, changed, moved, self.bench.apicv, used, shown)
         self.judge.ask(Moment.INHIBITION, subject, access.event, vcpu, access.cell)
-
-
-def _served(vcpu: Vcpu) -> bool:
-    """Whether a synthetic register was accessed in this exit. Other registers may be served before the flag is looked
-    at (handle_fastpath_set_msr_irqoff); an entry that was prepared and then given up looks at it once more.
-    """
-    if vcpu.kind != "done" or vcpu.injected > vcpu.exit_seq:
-        return False
-    return any(past[2] == "kvm_msr" and past[0] > vcpu.exit_seq for past in vcpu.history)
 
 
 def _act(vcpu: Vcpu, event: Event, cell: list[bool]) -> None:

@@ -13,7 +13,8 @@ The other interrupt is late, or lost.
 
 ## When it cannot tell
 Where APICv or AVIC may serve the guest, where the guest is itself a hypervisor, and until the APIC is known to be
-enabled. Only interrupts that the vCPU's own thread raised are known to be pending.
+enabled. Only interrupts that the vCPU's own thread raised are known to be pending, and not the last of them: a hard
+interrupt may raise one between the choice and its event.
 
 ## Example
     kvm_apic_accept_irq: apicid 0 vec 236 (Fixed|edge)
