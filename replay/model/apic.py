@@ -400,7 +400,7 @@ def settled(vcpu: Vcpu) -> int:
     """
     past = (event for event in reversed(vcpu.history) if event[4] == vcpu.tid and event[2] not in SUDDEN)
     next(past, None)
-    return max(vcpu.exit_seq, next(past, (-1,))[0])
+    return max(vcpu.exit_seq, int(next(past, (-1,))[0]))
 
 
 def served(vcpu: Vcpu) -> bool:
