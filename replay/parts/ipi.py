@@ -11,7 +11,7 @@ from hvtrace.replay.model.ending import HEADERS, PAGE, endings, is_nested
 from hvtrace.replay.model.hypercall import INPUTS, Call, current
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.vp_set import VP_INDEX, Flushed, Input, Sent, VpSet, indices, vp_set
-from hvtrace.replay.part import Handler, Part
+from hvtrace.replay.part import Handler, Part, Stranger
 from hvtrace.replay.rule import Moment
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["IpiEvents"]
 
 SEND_IPI, ACCEPTED, DONE = "kvm_hv_send_ipi", "kvm_apic_accept_irq", "kvm_hv_hypercall_done"
+
+#: Says which clock the host takes its time from (the vDSO's mode: 1 is the TSC).
+CLOCK, HOST_TSC = "kvm_update_master_clock", 1
 
 #: Delivery and trigger mode of an IPI: fixed, edge.
 FIXED, EDGE = 0, 0
@@ -62,6 +65,9 @@ class IpiEvents(Part):
         self.calls: dict[int, Sending] = {}
         #: Flushes that are over while a target was still in the guest.
         self.waiting: deque[Sending] = deque(maxlen=MAX_WAITING)
+        #: VMs whose host was seen to take its time from another clock than the TSC: stamps of its CPUs may differ by
+        #: a tick. All of them, where it was not seen for which VM.
+        self.unsteady: set[int | None] = set()
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -70,11 +76,23 @@ class IpiEvents(Part):
             DONE: self._done,
             ACCEPTED: self._accepted,
             "kvm_apicv_accept_irq": self._accepted,
+            CLOCK: self._clock,
         }
+
+    def strangers(self) -> dict[str, Stranger]:
+        return {CLOCK: self._any_clock}
 
     def lost(self) -> None:
         self.calls.clear()
         self.waiting.clear()
+
+    def _clock(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
+        if event[6] != HOST_TSC:
+            self.unsteady.add(vcpu.vm.number)
+
+    def _any_clock(self, event: Event, vcpu: Vcpu | None) -> None:
+        if event[6] != HOST_TSC:
+            self.unsteady.add(None)
 
     def accessed(self, access: Access, *, diverged: bool) -> None:
         if access.index == VP_INDEX and not access.write and not access.refused and not diverged:
@@ -104,7 +122,8 @@ class IpiEvents(Part):
         flush = not event[2].startswith(SEND_IPI)
         # A nested guest names its own processors, whichever vCPUs those run on.
         nested = flush and (is_nested(call) if event[-1] is None else bool(event[-1]))
-        if flush and not nested and self.bench.profile.fact("flush_stops_targets"):
+        steady = self.unsteady.isdisjoint((vm.number, None))
+        if flush and not nested and steady and self.bench.profile.fact("flush_stops_targets"):
             numbers = indices(vm)
             inside = [
                 other

@@ -15,7 +15,8 @@ The target goes on with stale translations after the caller was told that there 
 ## When it cannot tell
 On kernels that do not wait, and where kvm_exit may come late (AMD before 6.6). Targets of a sparse set and those whose
 VP index is not known are left out. A target that leaves the guest up to 0.1 ms later is taken for one that was in time:
-stamps of two CPUs may differ.
+stamps of two CPUs may differ. Where the host takes its time from another clock than the TSC they differ by more, and
+nothing is judged; nor are flushes of a nested guest, which names processors of its own.
 
 ## Example
     kvm_entry: vcpu 1
