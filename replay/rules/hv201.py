@@ -25,11 +25,14 @@ is not known.
 from __future__ import annotations
 
 from hvtrace.abi.register import Group, Msr
-from hvtrace.replay.model.access import Access
+from hvtrace.replay.model.access import EOI, Access
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import HOLDS, Diverges, Holds, Verdict, unknown
 
 __all__ = ["RULE"]
+
+#: Units whose other rules see the consequences of a write that should have been refused.
+THEMES = {Group.SYNIC: "SynIC", Group.STIMER: "SynIC", Group.APIC: "APIC register"}
 
 
 #: Conditions that, where they are not known, leave open whether there must be a fault.
@@ -53,7 +56,14 @@ def check(access: Access) -> Verdict | None:
     if access.refused:
         return Holds(fault.bug) if fault.bug else HOLDS
     text = f"{access.verb} of {access.name} must raise #GP: {fault.why}"
-    return Diverges("(#GP)", "no fault", text, fault.bug)
+    return Diverges("(#GP)", "no fault", text, fault.bug, theme=_theme(access))
+
+
+def _theme(access: Access) -> str:
+    """What is let in has consequences, which other rules see."""
+    if access.index == EOI:
+        return "end of interrupt"
+    return "" if access.row is None else THEMES.get(access.row.group, "")
 
 
 RULE = Rule("HV201", "msr-fault-missing", (Moment.MSR,), ("kvm_msr",), check, concerns=concerns)
