@@ -74,6 +74,13 @@ CALL_EXITS = frozenset({(1, 18), (2, 0x81)})
 #: guest's hypervisor, without kvm_msr. TDCALL and VMGEXIT: an encrypted guest asks for whatever it likes.
 UNCLEAR = frozenset({(1, 20), (1, 24), (1, 77), (2, 0x403)})
 
+#: What these exits are for (None: not clear); all others are "other".
+KINDS: dict[tuple[int, int], str | None] = {
+    **dict.fromkeys(MSR_EXITS, "msr"),
+    **dict.fromkeys(CALL_EXITS, "call"),
+    **dict.fromkeys(UNCLEAR, None),
+}
+
 _FAR = 1 << 63
 
 
@@ -107,24 +114,27 @@ class Engine:
     def run(self, window: Iterable[Event]) -> None:
         """Replay events in the order of `seq`."""
         handlers, vcpus, repeats = self.handlers, self.vcpus, self.bench.repeats
+        entered, left, edge = self._entry, self._exit, self._next
         for event in window:
-            if event[1] >= self._next:
+            if event[1] >= edge:
                 self._cross(event[1])
-            name, place = event[2], event[3]
-            if place < 0:
-                self._elsewhere(event)
-                continue
-            vcpu = vcpus.get(place)
+                edge = self._next
+            name = event[2]
+            vcpu = vcpus.get(event[3])
             if vcpu is None:
-                vcpu = self._vcpu(place)
+                if event[3] < 0:
+                    self._elsewhere(event)
+                    continue
+                vcpu = self._vcpu(event[3])
             if name == "kvm_entry":
-                self._entry(event, vcpu)
+                entered(event, vcpu)
             elif name == "kvm_exit":
-                self._exit(event, vcpu)
+                left(event, vcpu)
             elif name == FOLDED:
                 if vcpu.closing:
                     vcpu.close()
-                vcpu.passed(event[5])
+                if vcpu.dues or vcpu.grace:
+                    vcpu.passed(event[5])
             elif name == OTHER_MSR:
                 if vcpu.closing:
                     vcpu.close()
@@ -244,12 +254,9 @@ class Engine:
         if vcpu.closing:
             vcpu.close()
         vcpu.tid, vcpu.out, vcpu.exit_seq, vcpu.whole, vcpu.left = event[4], True, event[0], True, event
-        how = (event[6], event[5])
-        unclear = event[6] is None or how in UNCLEAR
-        vcpu.kind = (
-            "msr" if how in MSR_EXITS else None if unclear else "call" if how in CALL_EXITS else "other"
-        )
-        vcpu.effects.clear()
+        vcpu.kind = None if event[6] is None else KINDS.get((event[6], event[5]), "other")
+        if vcpu.effects:
+            vcpu.effects.clear()
 
 
 def _edges(losses: Sequence[Loss]) -> list[tuple[int, int]]:

@@ -8,8 +8,8 @@ of the event that opened it, so that no event is counted twice.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvtrace.replay.obligation import Due
 from hvtrace.replay.rule import Moment, Rule
@@ -24,6 +24,7 @@ from hvtrace.replay.verdict import (
     Reason,
     Severity,
     Unknown,
+    Verdict,
     form_of,
 )
 
@@ -50,6 +51,15 @@ class Coverage:
         self.holds = 0
         self.diverges = 0
         self.unknown: defaultdict[Reason, int] = defaultdict(int)
+
+
+class _Asked(NamedTuple):
+    """A rule as it is asked: what it takes for a verdict that holds is at hand."""
+
+    check: Callable[[Any], Verdict | None]
+    coverage: Coverage
+    blind: bool
+    rule: Rule
 
 
 class Judge:
@@ -82,29 +92,37 @@ class Judge:
         #: Rules that need a tracepoint which was not recorded.
         self.blind = frozenset(code for code, needs in _needs(self.rules).items() if not needs <= traced)
         self.judged: defaultdict[str, int] = defaultdict(int)
+        self._by_moment = {moment: self._asked(self.rules.get(moment, ())) for moment in Moment}
         self._by_due = {
-            due: tuple(rule for rule in self.rules.get(Moment.DUE, ()) if rule.due is due) for due in Due
+            due: self._asked(rule for rule in self.rules.get(Moment.DUE, ()) if rule.due is due)
+            for due in Due
         }
         #: By theme, VM, whether it is accepted, and severity: a warning hides no error.
         self.divergences: dict[tuple[str, int, bool, Severity], Divergence] = {}
         self.lossy = False
-        self._by_access: dict[tuple[int, bool], tuple[Rule, ...]] = {}
+        self._by_access: dict[tuple[int, bool], tuple[_Asked, ...]] = {}
 
     def ask(self, moment: Moment, subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
         """Ask every rule of a moment about `subject`; True where one diverges.
 
         `event` is what the verdict is about, `cell` its mark.
         """
-        return self._ask(self.rules.get(moment, ()), subject, event, vcpu, cell)
+        return self._ask(self._by_moment[moment], subject, event, vcpu, cell)
 
-    def _ask(self, rules: tuple[Rule, ...], subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]) -> bool:
+    def _asked(self, rules: Iterable[Rule]) -> tuple[_Asked, ...]:
+        return tuple(
+            _Asked(rule.check, self.coverage[rule.code], rule.code in self.blind, rule) for rule in rules
+        )
+
+    def _ask(
+        self, asked: tuple[_Asked, ...], subject: Any, event: Event, vcpu: Vcpu, cell: list[bool]
+    ) -> bool:
         diverged = False
-        for rule in rules:
-            verdict = rule.check(subject)
+        for check, coverage, blind, rule in asked:
+            verdict = check(subject)
             if verdict is None:
                 continue
-            coverage = self.coverage[rule.code]
-            if rule.code in self.blind:
+            if blind:
                 coverage.unknown[Reason.NOT_TRACED] += 1
             elif self.lossy:
                 reason = verdict.reason if isinstance(verdict, Unknown) else Reason.EVENTS_LOST
@@ -131,13 +149,15 @@ class Judge:
     def ask_access(self, access: Access) -> bool:
         """Ask the rules of Moment.MSR that concern this register and this direction; True where one diverges."""
         key = (access.index, access.write)
-        rules = self._by_access.get(key)
-        if rules is None:
-            asked = self.rules.get(Moment.MSR, ())
-            rules = tuple(r for r in asked if r.concerns is None or r.concerns(access.row, access.write))
+        asked = self._by_access.get(key)
+        if asked is None:
+            rules = self.rules.get(Moment.MSR, ())
+            asked = self._asked(
+                r for r in rules if r.concerns is None or r.concerns(access.row, access.write)
+            )
             if len(self._by_access) < MAX_REGISTERS:
-                self._by_access[key] = rules
-        return self._ask(rules, access, access.event, access.vcpu, access.cell)
+                self._by_access[key] = asked
+        return self._ask(asked, access, access.event, access.vcpu, access.cell)
 
     def ask_due(self, owed: Obligation) -> bool:
         """Ask the rules about an obligation that is closed."""

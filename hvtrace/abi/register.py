@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 __all__ = ["Access", "Exit", "Gate", "Group", "Kind", "Msr", "MsrField", "Reserved", "Scope", "Store"]
 
@@ -136,7 +137,7 @@ class MsrField:
         return (value & self.mask) >> self.low
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Msr:
     """One model-specific register.
 
@@ -176,7 +177,7 @@ class Msr:
         """Index under which the register's value is kept: two registers may share one storage."""
         return self.index if self.storage is None else self.storage
 
-    @property
+    @cached_property
     def fault_mask(self) -> int:
         """Bits of which a guest write must hold zeros, or it raises #GP."""
         return _or(f.mask for f in self.fields if f.reserved is Reserved.ZERO_FAULTS)
@@ -186,7 +187,7 @@ class Msr:
         """Bits that the specification wants zero and KVM does not look at."""
         return _or(f.mask for f in self.fields if f.reserved is Reserved.STORED_UNCHECKED)
 
-    @property
+    @cached_property
     def kept_mask(self) -> int:
         """Bits of a write that a later read returns."""
         lost = (Reserved.ZERO_FAULTS, Reserved.ZERO_DROPPED)

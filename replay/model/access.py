@@ -48,6 +48,11 @@ class Fault:
     bug: str = ""
 
 
+#: Nothing forbids it.
+FREE_TO_WRITE = Fault(False, "", "nothing forbids writing it")
+FREE_TO_READ = Fault(False, "", "nothing forbids reading it")
+
+
 @dataclass(slots=True)
 class Access:
     """A guest's access as the trace shows it, and what the model says of it.
@@ -127,7 +132,7 @@ def expected_fault(vcpu: Vcpu, row: Msr | None, index: int, write: bool, value: 
             return fault
         if fault.expected is None and open_ is None:
             open_ = fault
-    return open_ or Fault(False, "", f"nothing forbids {'writing' if write else 'reading'} it")
+    return open_ or (FREE_TO_WRITE if write else FREE_TO_READ)
 
 
 def _exists(vcpu: Vcpu, row: Msr) -> bool | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hvtrace.abi.msr_synic import SINTS
-from hvtrace.replay.model.synic import SINT0, masked
+from hvtrace.replay.model.synic import SINT0, SOURCES, masked
 from hvtrace.replay.model.synic import vector as vector_of
 
 if TYPE_CHECKING:
@@ -367,8 +367,8 @@ def automatic(vcpu: Vcpu, vector: int) -> bool | None:
 
 
 def _automatic(vcpu: Vcpu, vector: int) -> bool | None:
-    known = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
-    if any(s is not None and not masked(s) and s & AUTO_EOI and vector_of(s) == vector for s in known):
+    known = list(map(vcpu.registers.get, SOURCES))
+    if any(s and s & AUTO_EOI and vector_of(s) == vector and not masked(s) for s in known):
         return True
     return None if None in known else False
 

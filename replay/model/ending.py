@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from hvtrace.abi.cpuid import FEATURES, NESTED
-from hvtrace.abi.hypercall import EXTENDED, Fast, by_code
+from hvtrace.abi.hypercall import EXTENDED, by_code
 from hvtrace.abi.register import Gate
 from hvtrace.replay.model.access import DEBUG_ALLOWED
 from hvtrace.replay.model.hypercall import ANY, INPUTS, Call, Ending, Mismatch
@@ -79,6 +79,26 @@ UNCHECKED, XMM_UNCHECKED, FLUSH_BANKS, ALL_EMPTY, FAST_REFUSED = (
     "fast-flush-banks",
     "ipi-ex-all-empty",
     "fast-ipi-ex",
+)
+
+
+#: Endings that are the same for every call; the last three after the input was read and traced.
+DENIED, SUCCEEDED, NO_CALL, UNDEFINED = (
+    Ending(ACCESS_DENIED),
+    Ending(SUCCESS),
+    Ending(INVALID_CODE),
+    Ending(None, fault=True),
+)
+REFUSED, UNREAD, MISPLACED, USERSPACE = (
+    Ending(INVALID_INPUT),
+    Ending(INVALID_INPUT, hidden=True),
+    Ending(INVALID_ALIGNMENT),
+    Ending(None, userspace=True),
+)
+READ_REFUSED, READ_UNREAD, READ_DONE = (
+    Ending(INVALID_INPUT, shown=True),
+    Ending(INVALID_INPUT, shown=True, hidden=True),
+    Ending(SUCCESS, shown=True),
 )
 
 
@@ -159,13 +179,12 @@ def denied(call: Call) -> bool | None:
 def _steps(call: Call) -> Iterator[Step]:
     profile, exposure, code = call.vcpu.bench.profile, call.vcpu.vm.exposure, call.code
     enforced = _and(profile.fact("enforces"), exposure.conclude())
-    yield Step(_and(enforced, denied(call)), Ending(ACCESS_DENIED))
+    yield Step(_and(enforced, denied(call)), DENIED)
     # The control word's reserved bits are not traced. Kernels that look at them trace the header's size (5.17).
-    yield Step(None if call.var_cnt is not None else False, Ending(INVALID_INPUT, hidden=True))
-    row = by_code(code)
-    if call.fast and row is not None and row.fast is Fast.XMM:
-        yield Step(_not(profile.fact("xmm_input")), Ending(INVALID_INPUT))
-        yield Step(_and(enforced, _not(exposure.has(XMM_INPUT))), Ending(None, fault=True), XMM_UNCHECKED)
+    yield Step(None if call.var_cnt is not None else False, UNREAD)
+    if call.by_xmm:
+        yield Step(_not(profile.fact("xmm_input")), REFUSED)
+        yield Step(_and(enforced, _not(exposure.has(XMM_INPUT))), UNDEFINED, XMM_UNCHECKED)
     if code in FLUSHES:
         yield from _flush(call)
     elif code in (SEND_IPI, SEND_IPI_EX):
@@ -181,27 +200,27 @@ def _steps(call: Call) -> Iterator[Step]:
     elif code in DEBUG_CALLS:
         yield from _debug(call)
     elif EXTENDED[0] <= code <= EXTENDED[1]:
-        yield Step(_not(profile.fact("extended_hypercalls")), Ending(INVALID_CODE))
+        yield Step(_not(profile.fact("extended_hypercalls")), NO_CALL)
         yield Step(call.fast, Ending(INVALID_PARAMETER))
-        yield Step(True, Ending(None, userspace=True))
+        yield Step(True, USERSPACE)
     else:
-        yield Step(True, Ending(INVALID_CODE))
-    yield Step(True, Ending(SUCCESS))
+        yield Step(True, NO_CALL)
+    yield Step(True, SUCCEEDED)
 
 
 def _plain(call: Call) -> Iterator[Step]:
     """Neither repetitions nor a variable header."""
-    yield Step(call.rep, Ending(INVALID_INPUT))
+    yield Step(call.rep, REFUSED)
     yield _no_header(call)
 
 
 def _no_header(call: Call) -> Step:
-    return Step(_differ(call, 0), Ending(INVALID_INPUT), UNCHECKED)
+    return Step(_differ(call, 0), REFUSED, UNCHECKED)
 
 
 def _to_userspace(call: Call, statuses: frozenset[int]) -> Iterator[Step]:
     """Userspace is not bothered where the SynIC is not active. `statuses` are those that QEMU gives."""
-    yield Step(_not(call.vcpu.synic), Ending(INVALID_INPUT))
+    yield Step(_not(call.vcpu.synic), REFUSED)
     choice = ANY if call.vcpu.bench.offer is None else statuses
     yield Step(True, Ending(None, userspace=True, choice=choice))
 
@@ -210,25 +229,25 @@ def _signal_event(call: Call) -> Iterator[Step]:
     """A connection that KVM has no eventfd for is userspace's; so is a flag number."""
     word = call.ingpa
     if not call.fast:
-        yield Step(bool(word % 8) or word % PAGE > PAGE - 8, Ending(INVALID_ALIGNMENT))
+        yield Step(bool(word % 8) or word % PAGE > PAGE - 8, MISPLACED)
         yield Step(_is_unreadable(call, 0, WORD), Ending(INVALID_ALIGNMENT, hidden=True))
-        yield Step(None, Ending(INVALID_INPUT))
-        yield Step(None, Ending(SUCCESS))
+        yield Step(None, REFUSED)
+        yield Step(None, SUCCEEDED)
     elif not word & FLAG_NUMBER:
-        yield Step(bool(word & ~CONNECTION), Ending(INVALID_INPUT))
-        yield Step(None, Ending(SUCCESS))
+        yield Step(bool(word & ~CONNECTION), REFUSED)
+        yield Step(None, SUCCEEDED)
     yield from _to_userspace(call, QEMU_SIGNAL)
 
 
 def _debug(call: Call) -> Iterator[Step]:
     vm = call.vcpu.vm
-    yield Step(_not(call.vcpu.bench.profile.fact("syndbg")), Ending(INVALID_CODE))
+    yield Step(_not(call.vcpu.bench.profile.fact("syndbg")), NO_CALL)
     if call.code != RESET_DEBUG:
         yield Step(call.fast, Ending(INVALID_PARAMETER))
-    yield Step(_not(vm.exposure.has(DEBUG_ALLOWED)), Ending(INVALID_CODE))
+    yield Step(_not(vm.exposure.has(DEBUG_ALLOWED)), NO_CALL)
     options = vm.debugger.values.get(SYNDBG_OPTIONS)
     yield Step(None if options is None else not options & USE_HYPERCALLS, Ending(OPERATION_DENIED))
-    yield Step(True, Ending(None, userspace=True))
+    yield Step(True, USERSPACE)
 
 
 def _flush(call: Call) -> Iterator[Step]:
@@ -236,29 +255,28 @@ def _flush(call: Call) -> Iterator[Step]:
     extended, listed = call.code in FLUSHES_EX, call.code in FLUSH_LISTS
     if not extended:
         yield _no_header(call)
-    yield Step(not call.rep_cnt or call.rep_idx != 0 if listed else call.rep, Ending(INVALID_INPUT))
+    yield Step(not call.rep_cnt or call.rep_idx != 0 if listed else call.rep, REFUSED)
     if not call.fast:
-        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), Ending(INVALID_INPUT, hidden=True))
+        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), UNREAD)
     # From here on the input's event is traced.
-    refused, done = Ending(INVALID_INPUT, shown=True), Ending(SUCCESS, shown=True, reps=call.rep_cnt)
-    unread, used = replace(refused, hidden=True), 1
+    done, used = replace(READ_DONE, reps=call.rep_cnt) if call.rep_cnt else READ_DONE, 1
     if extended:
         banks = None if seen is None else int(seen[5]).bit_count()
         sparse = None if seen is None else seen[6] == SPARSE
-        yield Step(_differ(call, banks), refused, UNCHECKED)
+        yield Step(_differ(call, banks), READ_REFUSED, UNCHECKED)
         yield Step(_and(sparse, None if banks is None else banks == 0), done)
-        yield from _banks(call, sparse, banks, HALVES - 2, refused, FLUSH_BANKS)
+        yield from _banks(call, sparse, banks, HALVES - 2, FLUSH_BANKS)
         used = 2 + (call.var_cnt or 0)
     if listed and call.rep_cnt <= QUEUED:
         read = profile.fact("gva_list_read")
         if call.fast:
-            yield Step(_and(read, call.rep_cnt > HALVES - used), refused)
+            yield Step(_and(read, call.rep_cnt > HALVES - used), READ_REFUSED)
         else:
             start = HEADERS[call.code] + WORD * (used - 2 if extended else 0)
-            yield Step(_and(read, _is_unreadable(call, start, WORD * call.rep_cnt)), unread)
+            yield Step(_and(read, _is_unreadable(call, start, WORD * call.rep_cnt)), READ_UNREAD)
     if seen is None or seen[-1]:
         # Of a nested guest's call: its hypervisor's assist page cannot be read.
-        yield Step(None, refused)
+        yield Step(None, READ_REFUSED)
     yield Step(True, done)
 
 
@@ -266,38 +284,36 @@ def _send_ipi(call: Call) -> Iterator[Step]:
     seen, extended = call.shown, call.code == SEND_IPI_EX
     if not extended:
         yield _no_header(call)
-    yield Step(call.rep, Ending(INVALID_INPUT))
+    yield Step(call.rep, REFUSED)
     if not call.vcpu.vm.has_apic:
-        yield Step(None, Ending(INVALID_INPUT))
+        yield Step(None, REFUSED)
     if not call.fast:
-        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), Ending(INVALID_INPUT, hidden=True))
+        yield Step(_is_unreadable(call, 0, HEADERS[call.code]), UNREAD)
     elif extended:
-        yield Step(True, Ending(INVALID_INPUT), FAST_REFUSED, added=True)
+        yield Step(True, REFUSED, FAST_REFUSED, added=True)
     else:
-        yield Step(call.ingpa >> 32 != 0, Ending(INVALID_INPUT))
-    refused, done, bug = Ending(INVALID_INPUT, shown=True), Ending(SUCCESS, shown=True), ""
+        yield Step(call.ingpa >> 32 != 0, REFUSED)
+    bug = ""
     if extended:
         banks = None if seen is None else int(seen[7]).bit_count()
         sparse = None if seen is None else seen[6] != ALL
         empty = None if banks is None else banks == 0
-        yield Step(_differ(call, banks), refused, UNCHECKED)
-        yield Step(_and(sparse, empty), done)
-        yield from _banks(call, sparse, banks, HALVES - 1, refused)
+        yield Step(_differ(call, banks), READ_REFUSED, UNCHECKED)
+        yield Step(_and(sparse, empty), READ_DONE)
+        yield from _banks(call, sparse, banks, HALVES - 1)
         bug = ALL_EMPTY if sparse is False and empty else ""
     vector = None if seen is None else not LOWEST_VECTOR <= seen[5] <= HIGHEST_VECTOR
-    yield Step(vector, refused, bug)
-    yield Step(True, done)
+    yield Step(vector, READ_REFUSED, bug)
+    yield Step(True, READ_DONE)
 
 
-def _banks(
-    call: Call, sparse: bool | None, banks: int | None, halves: int, refused: Ending, bug: str = ""
-) -> Iterator[Step]:
+def _banks(call: Call, sparse: bool | None, banks: int | None, halves: int, bug: str = "") -> Iterator[Step]:
     """The banks of a sparse set: no more than the XMM registers left hold, or in memory that can be read."""
     if call.fast:
-        yield Step(_and(sparse, None if banks is None else banks > halves), refused, bug)
+        yield Step(_and(sparse, None if banks is None else banks > halves), READ_REFUSED, bug)
     else:
         unread = _is_unreadable(call, HEADERS[call.code], WORD * (banks or 1))
-        yield Step(_and(sparse, unread), replace(refused, hidden=True))
+        yield Step(_and(sparse, unread), READ_UNREAD)
 
 
 def _is_unreadable(call: Call, offset: int, size: int) -> bool | None:

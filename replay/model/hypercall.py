@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hvtrace.abi.hypercall import EXTENDED, Handler, by_code, hypercall_name
+from hvtrace.abi.hypercall import EXTENDED, Fast, Handler, by_code, hypercall_name
 from hvtrace.abi.status import STATUSES
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Call:
     def reserved(self) -> int:
         """Reserved bits that are set in the result."""
         return 0 if self.result is None else self.result & ~(STATUS | REPS)
+
+    @property
+    def by_xmm(self) -> bool:
+        """The call has input in XMM registers."""
+        row = by_code(self.code) if self.fast else None
+        return row is not None and row.fast is Fast.XMM
 
     def is_traced(self, name: str) -> bool:
         """Whether a tracepoint was recorded."""

@@ -245,16 +245,14 @@ class Vcpu:
     rip: int | None = None
     #: A guest hypervisor runs itself; false: it was seen to enter its guest (None: open).
     outermost: bool | None = None
+    #: What the replay shares: the VM's.
+    bench: Bench = field(init=False)
 
     def __post_init__(self) -> None:
-        offer = self.vm.bench.offer
+        self.bench = self.vm.bench
+        offer = self.bench.offer
         if offer is not None:
             self.synic = offer.synic
-
-    @property
-    def bench(self) -> Bench:
-        """What the replay shares."""
-        return self.vm.bench
 
     def close(self) -> None:
         """Finish what waits for the end of the exit."""
@@ -339,9 +337,12 @@ class Vcpu:
     def new_unit(self, *, whole: bool) -> None:
         """A new exit begins."""
         self.whole = whole
-        self.effects.clear()
-        self.raised.clear()
-        self.accepted.clear()
+        if self.effects:
+            self.effects.clear()
+        if self.raised:
+            self.raised.clear()
+        if self.accepted:
+            self.accepted.clear()
 
     def open(
         self, due: Due, event: Event, cell: list[bool], entries: int, detail: str, key: int = -1

@@ -17,6 +17,7 @@ __all__ = [
     "EOM",
     "SIMP",
     "SINT0",
+    "SOURCES",
     "Accepted",
     "Acknowledgement",
     "EndOfInterrupt",
@@ -35,6 +36,7 @@ __all__ = [
 LOWEST_VECTOR = 16
 
 SINT0 = 0x4000_0090
+SOURCES = range(SINT0, SINT0 + SINTS)
 SIMP = 0x4000_0083
 EOM = 0x4000_0084
 
@@ -137,11 +139,11 @@ def acknowledges(vcpu: Vcpu, ended: int) -> list[int] | None:
     """
     if ended < LOWEST_VECTOR:
         return []
-    registers = [vcpu.registers.get(SINT0 + n) for n in range(SINTS)]
+    registers = list(map(vcpu.registers.get, SOURCES))
     if None in registers:
         # As the same vector's end did before: no source was written since.
         return vcpu.endings.get(ended) or None
-    return [n for n, r in enumerate(registers) if r is not None and not masked(r) and vector(r) == ended]
+    return [n for n, r in enumerate(registers) if r and vector(r) == ended and not masked(r)]
 
 
 def masked(register: int) -> bool:

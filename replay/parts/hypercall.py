@@ -59,7 +59,7 @@ class HypercallEvents(Part):
         if not self.finishing and not self.bench.profile.fact("hypercall_done"):
             return False
         # Where #UD may answer it has to be visible: a nested guest's goes to its hypervisor.
-        faults = call.fast and any(ending.fault for ending in endings(call))
+        faults = call.by_xmm and any(ending.fault for ending in endings(call))
         return not faults or (call.is_traced("kvm_inj_exception") and call.vcpu.outermost is not False)
 
     def _done(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
