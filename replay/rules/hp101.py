@@ -12,7 +12,8 @@ The vCPU polls too long and burns the host's CPU, or too short and sleeps where 
 
 ## When it cannot tell
 Where the module parameters are neither noted beside the recording nor shown alike by it at least twice. They can be
-written at any time: what the kernel has as defaults is not taken for granted.
+written at any time: what the kernel has as defaults is not taken for granted. What is noted beside the recording is
+taken to hold from its beginning to its end.
 
 ## Example
     kvm_halt_poll_ns: vcpu 0: halt_poll_ns 30000 (grow 20000)

@@ -12,7 +12,8 @@ Polling follows the wrong halts: it grows where it cannot help, and shrinks wher
 > kvm_vcpu_wakeup that follows.
 
 ## When it cannot tell
-Where the cap is not known, as far as it matters: it is halt_poll_ns of the module kvm, noted beside the recording.
+Where the cap is not known, as far as it matters: it is halt_poll_ns of the module kvm, noted beside the recording and
+taken to hold throughout and for every VM (a VM may be given another by KVM_CAP_HALT_POLL, which QEMU does not use).
 
 ## Example
     kvm_halt_poll_ns: vcpu 0: halt_poll_ns 20000 (grow 10000)
