@@ -99,7 +99,9 @@ class Kvm:
         """Trace an event."""
         seq = len(self.events)
         values = (fields.get(field, 0) for field in TAPE[name])
-        self.events.append((seq, 1000 * seq, name, place_of(0, 0), tid, *values))
+        # One ns an event, so that they have an order.
+        stamp = max(100 * self.now, self.events[-1][1] + 1 if self.events else 0)
+        self.events.append((seq, stamp, name, place_of(0, 0), tid, *values))
 
     # Timers
 

@@ -141,6 +141,8 @@ class Start:
     periodic: bool
     now: int
     expiry: int
+    #: ns since the thread's last event, or its exit (None: not known).
+    lag: int | None = None
 
 
 @dataclass(slots=True)

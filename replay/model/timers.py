@@ -193,7 +193,8 @@ class Timers:
         self._settle_suspect(vcpu, timer)
         self._overdue(vcpu, timer, event)
         self.saw_time(vcpu, now)
-        if vcpu.bench.judge.ask(Moment.START, Start(vcpu, timer, periodic, now, expiry), event, vcpu, cell):
+        start = Start(vcpu, timer, periodic, now, expiry, _lag(vcpu, event) if timer.fired else None)
+        if vcpu.bench.judge.ask(Moment.START, start, event, vcpu, cell):
             # One fault, one report: an interrupt without its expiration is explained by it.
             vcpu.raised.clear()
         for due in (timer.process, timer.callback, timer.retry):
@@ -323,3 +324,12 @@ class Timers:
                 timer.count = value
         else:
             timer.config, timer.enable = value & ~ENABLE, bool(value & ENABLE)
+
+
+def _lag(vcpu: Vcpu, event: Event) -> int | None:
+    """For how long the vCPU's thread has shown nothing, in ns."""
+    stamps = vcpu.bench.stamps
+    if stamps.apart(counted=True) is None or vcpu.vm.time.untrusted:
+        return None
+    before: list[int] = [seen[1] for seen in (vcpu.just_before(), vcpu.left) if seen is not None]
+    return int(event[1]) - max(before) if before else None

@@ -12,7 +12,8 @@ The guest misses ticks of its clock.
 
 ## When it cannot tell
 Until the timer was seen armed. KVM reads the clock twice, once to see whether the timer is due and once to arm
-it: where the time was over by less than 0.1 ms the two may differ, unless the timer's interrupt was seen.
+it: where the time was over by less than 0.1 ms when the thread was last seen, the two may differ, unless the timer's
+interrupt was seen. Clocks of the trace that do not give nanoseconds do not tell when that was.
 
 ## Example
     kvm_hv_stimer_callback: vcpu_id 0 timer 0
@@ -30,6 +31,8 @@ __all__ = ["RULE"]
 
 #: 0.1 ms in units of 100 ns: a timer that was not due when it was looked at may be by then.
 MARGIN = 1000
+#: ns.
+TICK = 100
 
 EXPIRATION = "kvm_hv_stimer_expiration"
 RAISED, TAKEN = "kvm_hv_synic_set_irq", ("kvm_apic_accept_irq", "kvm_apicv_accept_irq")
@@ -45,8 +48,11 @@ def check(start: Start) -> Verdict | None:
         return HOLDS if timer.process is not None and timer.process.event[2] == EXPIRATION else None
     if start.now < timer.expiry:
         return None
-    if start.now - timer.expiry < MARGIN and not _sent(start):
-        return unknown(Reason.STATE_UNSEEN)
+    if not _sent(start):
+        if start.lag is None:
+            return unknown(Reason.CLOCK_UNKNOWN)
+        if start.now - timer.expiry < MARGIN + start.lag // TICK:
+            return unknown(Reason.STATE_UNSEEN)
     if start.vcpu.grace:
         return unknown(Reason.CLOCK_UNKNOWN)
     text = f"timer {timer.number} was due at {timer.expiry} and is armed for {start.expiry}"

@@ -8,6 +8,7 @@ from replay_cases import CPU
 
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
+from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import parse_cpu
 from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import profile_for
@@ -20,7 +21,9 @@ from hvtrace.replay.verdict import Divergence, Severity
 def judged(events: list[Event]) -> Judge:
     traced = frozenset({*TAPE, RESETS})
     judge = Judge(RULES, traced)
-    engine = Engine(Bench(judge, profile_for("6.1.0"), traced, parse_cpu(CPU), False))
+    bench = Bench(judge, profile_for("6.1.0"), traced, parse_cpu(CPU), False)
+    bench.stamps = Stamps.of("local", "ns")
+    engine = Engine(bench)
     engine.run(events)
     engine.finish()
     return judge
