@@ -188,12 +188,13 @@ class Judge:
             else:
                 message = f"{message}; a known bug, fixed by {row.commit}, which this kernel should have"
         form = form_of(rule.code, event[2], verdict.message)
-        key = (
-            theme,
-            vcpu.vm.number,
-            form in self.accepted,
-            severity,
-        )
+        key = theme, vcpu.vm.number, form in self.accepted, severity
+        error = self.divergences.get((*key[:3], Severity.ERROR))
+        if severity is Severity.WARNING and error is not None:
+            # A doubt about what is wrong for certain.
+            error.add_form(form)
+            error.also[rule.code] = error.also.get(rule.code, 0) + 1
+            return
         known = self.divergences.get(key)
         if known is not None and known.seq <= event[0]:
             known.add_form(form)
@@ -236,6 +237,12 @@ class Judge:
             found.last_seq, found.last_ts_ns = max(
                 (known.last_seq, known.last_ts_ns), (found.last_seq, found.last_ts_ns)
             )
+        if severity is Severity.ERROR:
+            doubt = self.divergences.pop((*key[:3], Severity.WARNING), None)
+            if doubt is not None:
+                found.also[doubt.rule] = found.also.get(doubt.rule, 0) + doubt.count
+                for other, number in doubt.forms.items():
+                    found.add_form(other, number)
         self.divergences[key] = found
 
 
