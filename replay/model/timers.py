@@ -274,13 +274,16 @@ class Timers:
             timer.cleanup = vcpu.open(Due.CLEANUP, event, cell, 1, detail, number)
 
     def acknowledged(self, vcpu: Vcpu, sint: int, event: Event, cell: list[bool]) -> None:
-        """kvm_hv_notify_acked_sint: timers parked on that source are tried again."""
+        """kvm_hv_notify_acked_sint: timers parked on that source are tried again, if their time has come: it has unless
+        the reference time was set back, or is wrong.
+        """
+        doubtful = bool(vcpu.grace) or vcpu.vm.time.wrong
         for timer in vcpu.timers:
             if timer.parked is False or timer.enable is False or timer.direct:
                 continue
             if timer.config is not None and sint_of(timer.config) != sint:
                 continue
-            if timer.parked and timer.enable and timer.config is not None:
+            if timer.parked and timer.enable and timer.config is not None and not doubtful:
                 timer.pending = True
                 if timer.retry is None:
                     detail = f"kvm_hv_stimer_expiration of timer {timer.number}"

@@ -12,7 +12,8 @@ The guest's timer never fires again: it hangs, as if asleep.
 > delivery; kvm_hv_notify_acked_sint).
 
 ## When it cannot tell
-Where the recording ends or events are lost before the next entry.
+Where the recording ends or events are lost before the next entry, and where the reference time may have been set back
+or was found to be wrong: the timer's time may be yet to come.
 
 ## Example
     kvm_hv_stimer_expiration: vcpu_id 0 timer 0 direct 0 send result -11
