@@ -12,7 +12,8 @@ Processors are interrupted or flushed for nothing, or for another reason than th
 > kvm_hv_flush_tlb).
 
 ## When it cannot tell
-Where the beginning of the exit was not seen.
+Where the beginning of the exit was not seen. Of a flush whose input lies in memory, on kernels before 6.2, only the
+place can be wrong and nothing of what it shows: such an event does not count as judged.
 
 ## Example
     kvm_hv_hypercall: code 0x2 slow var_cnt 0x0 rep_cnt 0x0 idx 0x0 in 0x104e000 out 0x0
