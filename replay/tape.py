@@ -131,7 +131,7 @@ RESET_VECTOR = 0xFFF0
 ASKING = ("kvm_pv_tlb_flush", "kvm_nested_vmenter")
 
 #: Rows of one table held at a time.
-BATCH = 1 << 15
+BATCH = 1 << 14
 
 _COMMON = ("seq", "ts_ns", "vm", "vcpu", "tid")
 

@@ -103,7 +103,7 @@ def indices(vm: Vm) -> dict[int, int | None]:
     """
     read = {number: vcpu.vp_index for number, vcpu in vm.vcpus.items() if vcpu.vp_index is not None}
     odd = any(number != index for number, index in read.items())
-    claimed = Counter(read.values())
+    claimed = list(read.values())
     gapless = 0
     while gapless in vm.vcpus:
         gapless += 1
@@ -111,7 +111,7 @@ def indices(vm: Vm) -> dict[int, int | None]:
     for number in vm.vcpus:
         index = read.get(number)
         if index is not None:
-            found[number] = index if claimed[index] == 1 else None
+            found[number] = index if claimed.count(index) == 1 else None
         else:
             found[number] = None if odd or number >= gapless else number
     return found
