@@ -56,10 +56,16 @@ def settle(access: Access) -> None:
             vm.registers.pop(home, None)
             vm.origin.pop(home, None)
         elif holds(row) and row.reads is None:
+            if row.group is Group.SYNIC and vcpu.registers.get(home, access.value) != access.value:
+                vcpu.sources_changed()
             (vm if row.scope is Scope.VM else vcpu).registers[home] = access.value
             vm.origin.pop(home, None)
         return
     if not holds(row) or not row.access.writes:
+        return
+    if access.value & row.fault_mask:
+        # It should have been refused: which of the bits were taken shows the next read.
+        (vm if row.scope is Scope.VM else vcpu).registers.pop(home, None)
         return
     value = legalise(row, access.value)
     if row.scope is Scope.VM:
