@@ -163,12 +163,13 @@ class Judge:
         """Ask the rules about an obligation that is closed."""
         return self._ask(self._by_due[owed.due], owed, owed.event, owed.vcpu, owed.cell)
 
-    def mark(self, event: Event, cell: list[bool]) -> None:
+    def mark(self, event: Event, cell: list[bool], by: str = "") -> None:
         """Count an event as judged that was held against the model beside the one a rule was asked about.
 
-        Where only some of the rules are asked, nobody knows which of them that was: it does not count.
+        `by` is the code of the rule that would have diverged: it does not count where that rule cannot be judged, nor
+        while events are lost. Where only some of the rules are asked, nobody knows which of them that was.
         """
-        if not self.selected:
+        if not self.selected and not self.lossy and by not in self.blind:
             self._count(event, cell)
 
     def _count(self, event: Event, cell: list[bool]) -> None:

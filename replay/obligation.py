@@ -86,14 +86,21 @@ class Obligation:
     observed: str = "nothing"
 
 
-def comes(message: Callable[[Obligation], str]) -> Callable[[Obligation], Verdict | None]:
-    """The check of a rule that says: what is owed comes within its bound. `message` tells in words what is wrong."""
+def comes(
+    message: Callable[[Obligation], str], still: Callable[[Obligation], bool] | None = None
+) -> Callable[[Obligation], Verdict | None]:
+    """The check of a rule that says: what is owed comes within its bound. `message` tells in words what is wrong.
+
+    `still` tells whether what was owed still is when the bound is passed (None: always): if not, nothing can be told.
+    """
 
     def check(owed: Obligation) -> Verdict | None:
         if owed.met:
             return HOLDS
         if owed.excuse is not None:
             return unknown(owed.excuse)
+        if still is not None and not still(owed):
+            return unknown(Reason.STATE_UNSEEN)
         return Diverges(owed.detail, owed.observed, message(owed))
 
     return check

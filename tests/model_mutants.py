@@ -165,11 +165,14 @@ def _edits(node: ast.AST) -> list[tuple[str, Callable[[ast.AST], ast.AST]]]:
     if isinstance(node, ast.BoolOp):
         return [(f"{ast.unparse(node)}: and/or", _swap)]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return [(f"{ast.unparse(node)}: without not", lambda n: n.operand)]  # type: ignore[attr-defined]
+        inner = node.operand
+        return [(f"{ast.unparse(node)}: without not", lambda _: inner)]
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        return [(f"{node.value} inverted", lambda n: ast.Constant(not n.value))]  # type: ignore[attr-defined]
+        opposite = ast.Constant(not node.value)
+        return [(f"{node.value} inverted", lambda _: opposite)]
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return [(f"{node.value} + 1", lambda n: ast.Constant(n.value + 1))]  # type: ignore[attr-defined]
+        following = ast.Constant(node.value + 1)
+        return [(f"{node.value} + 1", lambda _: following)]
     if isinstance(node, ast.Assign) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
         return [(f"without {ast.unparse(node)}", lambda _: ast.Pass())]
     return []

@@ -78,7 +78,6 @@ class Offer:
     passthrough: bool
     enforced: bool
     synic: bool | None
-    syndbg: bool
     bits: frozenset[Gate]
     pv_enforced: bool = False
     fields: tuple[Promise, ...] = ()
@@ -121,7 +120,6 @@ def parse_cpu(option: str) -> Offer:
         enforced="hv-enforce-cpuid" in names,
         # With passthrough it depends on what the host's KVM reports.
         synic=True if "hv-synic" in names else None if passthrough else False,
-        syndbg="hv-syndbg" in names,
         bits=frozenset(bits),
         pv_enforced=pv_enforced,
         fields=tuple(_fields(given)),

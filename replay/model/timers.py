@@ -146,10 +146,9 @@ class Timers:
             and vcpu.injected > asked.event[0]
         ):
             vcpu.break_(asked, "an injection comes first")
-        judge = vcpu.bench.judge
-        if asked is not None and asked.met is None and not judge.lossy and "HV504" not in judge.blind:
+        if asked is not None and asked.met is None:
             # Of another timer it would leave this one's cancellation owed.
-            judge.mark(event, cell)
+            vcpu.bench.judge.mark(event, cell, by="HV504")
         vcpu.meet(asked)
         if timer.cleanup is asked:
             timer.cleanup = None

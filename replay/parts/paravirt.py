@@ -42,8 +42,8 @@ MAX_WAITING = 1024
 #: Refused writes kept until it shows whether there was memory.
 MAX_REFUSED = 64
 
-#: What a token holds: the vCPU in its low bits, a counter above them (alloc_apf_token).
-TOKEN_SHIFT, TOKEN_MASK = 12, 0xFFF
+#: Where a token's counter begins, above the vCPU's number (alloc_apf_token).
+TOKEN_SHIFT = 12
 
 #: Obligations of a vCPU that INIT ends.
 OWED = (Due.STEAL, Due.PVCLOCK, Due.PAGE_READY)

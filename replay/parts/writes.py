@@ -175,9 +175,9 @@ class WriteEvents(Part):
         again = number == 0 < following and before is not None and before.suspect is not None
         if number in (0, following) and not (again and suspect is not None):
             self.ending[event[4]] = Ending(vcpu, number, suspect)
-            if suspect is not None and not self.judge.lossy and "HV505" not in self.judge.blind:
+            if suspect is not None:
                 # The order was held against KVM, even where nothing shows later that this was the vCPU's end.
-                self.judge.mark(event, cell)
+                self.judge.mark(event, cell, by="HV505")
         elif suspect is not None:
             vcpu.break_(suspect, f"timer {following} comes next at a vCPU's end")
             vcpu.timers[number].broken(suspect)

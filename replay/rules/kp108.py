@@ -25,24 +25,10 @@ reset, INIT or userspace may have taken the page away.
 from __future__ import annotations
 
 from hvtrace.replay.model.paravirt import SYSTEM_TIME
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """The page is filled."""
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    if not owed.vcpu.registers.get(SYSTEM_TIME, 0) & 1:
-        return unknown(Reason.STATE_UNSEEN)
-    return Diverges(
-        owed.detail, owed.observed, f"vCPU {owed.vcpu.number}'s clock page is not brought up to date"
-    )
 
 
 RULE = Rule(
@@ -50,7 +36,10 @@ RULE = Rule(
     "pvclock-update-missing",
     (Moment.DUE,),
     ("kvm_msr", "kvm_pvclock_update", "kvm_apic_accept_irq", "kvm_entry", "kvm_write_tsc_offset"),
-    check,
+    comes(
+        lambda owed: f"vCPU {owed.vcpu.number}'s clock page is not brought up to date",
+        still=lambda owed: bool(owed.vcpu.registers.get(SYSTEM_TIME, 0) & 1),
+    ),
     due=Due.PVCLOCK,
     theme="pvclock",
 )

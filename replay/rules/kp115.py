@@ -25,22 +25,10 @@ may have disabled it.
 from __future__ import annotations
 
 from hvtrace.replay.model.paravirt import STEAL_TIME
-from hvtrace.replay.obligation import Due, Obligation
+from hvtrace.replay.obligation import Due, comes
 from hvtrace.replay.rule import Moment, Rule
-from hvtrace.replay.verdict import HOLDS, Diverges, Reason, Verdict, unknown
 
 __all__ = ["RULE"]
-
-
-def check(owed: Obligation) -> Verdict | None:
-    """Steal time is brought up to date."""
-    if owed.met:
-        return HOLDS
-    if owed.excuse is not None:
-        return unknown(owed.excuse)
-    if not owed.vcpu.registers.get(STEAL_TIME, 0) & 1:
-        return unknown(Reason.STATE_UNSEEN)
-    return Diverges(owed.detail, owed.observed, "steal time is not brought up to date")
 
 
 RULE = Rule(
@@ -48,6 +36,9 @@ RULE = Rule(
     "steal-time-stale",
     (Moment.DUE,),
     ("kvm_pv_tlb_flush", "kvm_msr", "kvm_apic_accept_irq", "kvm_entry", "kvm_write_tsc_offset"),
-    check,
+    comes(
+        lambda _: "steal time is not brought up to date",
+        still=lambda owed: bool(owed.vcpu.registers.get(STEAL_TIME, 0) & 1),
+    ),
     due=Due.STEAL,
 )
