@@ -13,7 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["Column", "constant", "doubles", "in_order", "length_delimited", "messages", "number", "tag"]
+__all__ = [
+    "Column",
+    "Ragged",
+    "constant",
+    "doubles",
+    "fixed64s",
+    "in_order",
+    "length_delimited",
+    "messages",
+    "number",
+    "tag",
+]
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
@@ -33,6 +44,22 @@ class Column:
 
     bytes: U8
     lengths: npt.NDArray[np.int64] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """The last piece of every message, of any length: row i has `bytes[offsets[i]:offsets[i + 1]]`.
+
+    `bytes`: (m,). `offsets`: (n + 1,), from 0 to m. Costs only where there are bytes, however many one row has.
+    """
+
+    bytes: U8
+    offsets: I64
+
+    @property
+    def lengths(self) -> I64:
+        """Bytes of each row."""
+        return np.diff(self.offsets)
 
 
 def varint(value: int) -> bytes:
@@ -87,11 +114,28 @@ def doubles(field: int, values: npt.NDArray[np.float64]) -> list[Column]:
     return [constant(tag(field, FIXED64)), Column(data, 8)]
 
 
+def fixed64s(field: int, values: U64, offsets: I64) -> Ragged:
+    """A repeated fixed64 field, not packed: row i has `values[offsets[i]:offsets[i + 1]]`."""
+    head = np.frombuffer(tag(field, FIXED64), np.uint8)
+    out = np.empty((len(values), len(head) + 8), np.uint8)
+    out[:, : len(head)] = head
+    out[:, len(head) :] = np.ascontiguousarray(values, dtype="<u8").view(np.uint8).reshape(len(values), 8)
+    return Ragged(out.reshape(-1), offsets * out.shape[1])
+
+
 def length_delimited(
-    field: int, inner: Sequence[Column], rows: int, present: Bool | None = None
+    field: int,
+    inner: Sequence[Column],
+    rows: int,
+    present: Bool | None = None,
+    *,
+    last: Ragged | None = None,
 ) -> list[Column]:
-    """Columns of a nested message whose columns are `inner`; where not `present`, those are left out as well."""
-    sizes = np.zeros(rows, np.int64)
+    """Columns of a nested message whose columns are `inner`; where not `present`, those are left out as well.
+
+    With `last`, that is the nested message's end, and the caller gives it to `messages` in its turn.
+    """
+    sizes = np.zeros(rows, np.int64) if last is None else last.lengths
     for column in inner:
         sizes += column.lengths
     length = _varints(sizes.astype(np.uint64))
@@ -105,8 +149,8 @@ def length_delimited(
 _BLOCK = 8192
 
 
-def messages(columns: Sequence[Column], rows: int) -> pa.Array:
-    """Put columns together: a large_binary array with one message a row."""
+def messages(columns: Sequence[Column], rows: int, last: Ragged | None = None) -> pa.Array:
+    """Put columns together, with `last` after them: a large_binary array with one message a row."""
     sizes = np.zeros(rows, np.int64)
     for column in columns:
         sizes += column.lengths
@@ -129,9 +173,25 @@ def messages(columns: Sequence[Column], rows: int) -> pa.Array:
                 kept[:n, at : at + wide] = np.arange(wide) < column.lengths[start:stop, None]
             at += wide
         data[offsets[start] : offsets[stop]] = block[:n][kept[:n]]
+    if last is not None and len(last.bytes):
+        data, offsets = _extended(data, offsets, last)
     return pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
+
+
+def _extended(data: U8, offsets: I64, last: Ragged) -> tuple[U8, I64]:
+    """Rows of bytes and where they begin, each row with its end."""
+    longer = np.flatnonzero(last.lengths)
+    # In turn: rows up to the end of one that gets longer, what that one gets; then the rows that are left.
+    runs = np.empty(2 * len(longer) + 1, np.int64)
+    runs[0::2] = np.diff(offsets[longer + 1], prepend=0, append=len(data))
+    runs[1::2] = last.lengths[longer]
+    added = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    out = np.empty(len(added), np.uint8)
+    out[added] = last.bytes
+    out[~added] = data
+    return out, offsets + last.offsets
 
 
 def in_order(groups: Sequence[pa.Array], keys: Sequence[I64]) -> pa.Buffer:
