@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("info", "info", "Show what a store holds: events, losses, VMs, vCPUs."),
     ("replay", "replay", "Re-execute through the reference model; report divergences."),
     ("export", "export", "Draw a Perfetto timeline."),
+    ("view", "view", "Open that timeline in the Perfetto UI."),
     ("rules", "rules", "Show the rule book, or one rule's page."),
     ("abi", "abi", "Look up an MSR, hypercall, CPUID leaf or status."),
 )
