@@ -6,7 +6,7 @@ All packets are of one sequence; names, categories and names of arguments are in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.export.wire import (
-    Column,
+    Messages,
     constant,
     doubles,
     fixed64s,
@@ -27,6 +27,8 @@ from hvtrace.export.wire import (
 )
 
 __all__ = ["SEQUENCE", "Argument", "Flows", "Kind", "begins", "counts", "ends", "framed", "instants"]
+
+U8 = npt.NDArray[np.uint8]
 
 #: trusted_packet_sequence_id of every packet. Any number but 0.
 SEQUENCE = 1
@@ -88,36 +90,56 @@ def framed(packet: bytes) -> bytes:
     return tag(_TRACE_PACKET, 2) + varint(len(packet)) + packet
 
 
-def _packets(ts: npt.NDArray[np.int64], event: Sequence[Column], flows: Flows | None = None) -> pa.Array:
-    rows = len(ts)
-    last = fixed64s(_FLOW_IDS, flows.ids, flows.offsets) if flows is not None and len(flows.ids) else None
-    packet = [
-        *number(_TIMESTAMP, ts),
-        constant(_HEAD),
-        *length_delimited(_TRACK_EVENT, event, rows, last=last),
-    ]
-    return messages(length_delimited(_TRACE_PACKET, packet, rows, last=last), rows, last)
+def _packet(ts: npt.NDArray[np.int64], event: Sequence[U8]) -> U8:
+    packet = [*number(_TIMESTAMP, ts), constant(_HEAD), *length_delimited(_TRACK_EVENT, event)]
+    return messages(length_delimited(_TRACE_PACKET, packet), len(ts))
 
 
-def _named(
+def _all(matrix: U8) -> Messages:
+    return Messages(len(matrix), ((np.arange(len(matrix)), matrix),))
+
+
+def _shapes(rows: int, arguments: Sequence[Argument], flows: Flows | None) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the rows of each shape: those that have the same arguments and as many flows."""
+    shape = np.zeros(rows, np.int64) if flows is None else np.diff(flows.offsets)
+    for a in arguments:
+        if a.present is not None:
+            shape = _numbered(shape) << 1 | a.present
+    shape = _numbered(shape)
+    count = np.bincount(shape)
+    # Stable, so that rows stay in order; and fast, as it is for small numbers.
+    order = np.argsort(shape.astype(np.min_scalar_type(len(count))), kind="stable")
+    yield from np.split(order, np.cumsum(count)[:-1]) if rows else ()
+
+
+def _numbered(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Different values as 0, 1, 2 and so on."""
+    found: npt.NDArray[np.int64] = pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return found
+
+
+def _events(
     kind: int,
+    ts: npt.NDArray[np.int64],
     tracks: npt.NDArray[np.uint64],
     names: npt.NDArray[np.uint64],
     category_iid: int,
     arguments: Sequence[Argument],
-) -> list[Column]:
-    event = [
-        constant(tag(_TYPE, 0) + varint(kind) + tag(_CATEGORY_IIDS, 0) + varint(category_iid)),
-        *number(_TRACK_UUID, tracks),
-        *number(_NAME_IID, names),
-    ]
-    for a in arguments:
-        annotation = [
-            constant(tag(_ANNOTATION_NAME_IID, 0) + varint(a.name_iid)),
-            *number(int(a.kind), a.values),
-        ]
-        event += length_delimited(_DEBUG_ANNOTATIONS, annotation, len(tracks), a.present)
-    return event
+    flows: Flows | None,
+) -> Messages:
+    head = constant(tag(_TYPE, 0) + varint(kind) + tag(_CATEGORY_IIDS, 0) + varint(category_iid))
+    parts = []
+    for rows in _shapes(len(ts), arguments, flows):
+        event = [head, *number(_TRACK_UUID, tracks[rows]), *number(_NAME_IID, names[rows])]
+        for a in arguments:
+            if a.present is None or a.present[rows[0]]:
+                name = constant(tag(_ANNOTATION_NAME_IID, 0) + varint(a.name_iid))
+                value = number(int(a.kind), a.values[rows])
+                event += length_delimited(_DEBUG_ANNOTATIONS, [name, *value])
+        if flows is not None and (count := int(flows.offsets[rows[0] + 1] - flows.offsets[rows[0]])):
+            event += fixed64s(_FLOW_IDS, flows.ids[flows.offsets[rows][:, None] + np.arange(count)])
+        parts.append((rows, _packet(ts[rows], event)))
+    return Messages(len(ts), tuple(parts))
 
 
 def begins(
@@ -127,9 +149,9 @@ def begins(
     category_iid: int,
     arguments: Sequence[Argument] = (),
     flows: Flows | None = None,
-) -> pa.Array:
-    """Beginnings of slices: one large_binary message a row. `names` are iids of event names."""
-    return _packets(ts, _named(_SLICE_BEGIN, tracks, names, category_iid, arguments), flows)
+) -> Messages:
+    """Beginnings of slices, a message each. `names` are iids of event names."""
+    return _events(_SLICE_BEGIN, ts, tracks, names, category_iid, arguments, flows)
 
 
 def instants(
@@ -139,19 +161,19 @@ def instants(
     category_iid: int,
     arguments: Sequence[Argument] = (),
     flows: Flows | None = None,
-) -> pa.Array:
+) -> Messages:
     """Events without a length. What is given is as for `begins`."""
-    return _packets(ts, _named(_INSTANT, tracks, names, category_iid, arguments), flows)
+    return _events(_INSTANT, ts, tracks, names, category_iid, arguments, flows)
 
 
-def ends(ts: npt.NDArray[np.int64], tracks: npt.NDArray[np.uint64]) -> pa.Array:
+def ends(ts: npt.NDArray[np.int64], tracks: npt.NDArray[np.uint64]) -> Messages:
     """Ends of slices: each closes the innermost open slice of its track."""
-    return _packets(ts, [constant(tag(_TYPE, 0) + varint(_SLICE_END)), *number(_TRACK_UUID, tracks)])
+    return _all(_packet(ts, [constant(tag(_TYPE, 0) + varint(_SLICE_END)), *number(_TRACK_UUID, tracks)]))
 
 
 def counts(
     ts: npt.NDArray[np.int64], tracks: npt.NDArray[np.uint64], values: npt.NDArray[np.float64]
-) -> pa.Array:
+) -> Messages:
     """Values of counters, each valid from its time stamp on."""
     head = constant(tag(_TYPE, 0) + varint(_COUNTER))
-    return _packets(ts, [head, *number(_TRACK_UUID, tracks), *doubles(_DOUBLE_COUNTER, values)])
+    return _all(_packet(ts, [head, *number(_TRACK_UUID, tracks), *doubles(_DOUBLE_COUNTER, values)]))

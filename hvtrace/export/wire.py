@@ -1,7 +1,9 @@
 """Protocol-buffer messages encoded column by column: many messages of one shape at once.
 
-A message is a list of columns; a column holds one piece of every message (a tag, a number, nested bytes), left
-aligned in a matrix of bytes, with its length per row. Wire format: protobuf.dev/programming-guides/encoding.
+Messages of one shape have the same fields, and each field is as wide in all of them: a varint is written with as many
+bytes as the widest of its column takes, which decoders accept, and which Perfetto's own writer does for lengths. Then
+all are equally long: a matrix of bytes, a row each, in which tags and lengths are the same everywhere and a field is
+a few columns. Wire format: protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 __all__ = [
-    "Column",
-    "Ragged",
+    "Messages",
     "constant",
     "doubles",
     "fixed64s",
@@ -24,42 +25,26 @@ __all__ = [
     "messages",
     "number",
     "tag",
+    "varint",
 ]
 
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
 
 #: Wire types.
 VARINT, FIXED64, LENGTH = 0, 1, 2
 
-_ONE = np.uint64(1)
-_SEVEN = np.uint64(7)
-
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A piece of every message. `bytes`: (1 or n, width). `lengths`: (n,), or one length for all rows."""
+class Messages:
+    """Many messages: for each of their shapes, the rows that have it, ascending, and their bytes (k, width)."""
 
-    bytes: U8
-    lengths: npt.NDArray[np.int64] | int
+    rows: int
+    parts: tuple[tuple[I64, U8], ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Ragged:
-    """The last piece of every message, of any length: row i has `bytes[offsets[i]:offsets[i + 1]]`.
-
-    `bytes`: (m,). `offsets`: (n + 1,), from 0 to m. Costs only where there are bytes, however many one row has.
-    """
-
-    bytes: U8
-    offsets: I64
-
-    @property
-    def lengths(self) -> I64:
-        """Bytes of each row."""
-        return np.diff(self.offsets)
+    def __len__(self) -> int:
+        return self.rows
 
 
 def varint(value: int) -> bytes:
@@ -77,126 +62,110 @@ def tag(field: int, wire_type: int) -> bytes:
     return varint(field << 3 | wire_type)
 
 
-def constant(data: bytes, present: Bool | None = None) -> Column:
-    """The same bytes in every message, or where `present`."""
-    lengths = len(data) if present is None else np.where(present, len(data), 0)
-    return Column(np.frombuffer(data, np.uint8)[None, :], lengths)
+def constant(data: bytes) -> U8:
+    """Column of the same bytes in every message: (1, width)."""
+    return np.frombuffer(data, np.uint8)[None, :]
 
 
-def _varints(values: U64) -> Column:
-    widest = int(values.max()) if len(values) else 0
-    width = max(1, -(-widest.bit_length() // 7))
-    out = np.empty((len(values), width), np.uint8)
-    lengths = np.ones(len(values), np.int64)
-    rest = values
-    for at in range(width):
-        low = rest.astype(np.uint8) & np.uint8(0x7F)
-        rest = rest >> _SEVEN
-        more = rest != 0
-        out[:, at] = low | (more.view(np.uint8) << np.uint8(7))
-        if at + 1 < width:
-            lengths += more
-    return Column(out, lengths)
-
-
-def number(field: int, values: npt.NDArray[np.generic], present: Bool | None = None) -> list[Column]:
+def number(field: int, values: npt.NDArray[np.generic]) -> list[U8]:
     """Columns of an integer field. Signed values are written as 64-bit two's complement (int64, not sint64)."""
     as_u64 = values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
-    column = _varints(as_u64)
-    if present is not None:
-        column = Column(column.bytes, np.where(present, column.lengths, 0))
-    return [constant(tag(field, VARINT), present), column]
+    return [constant(tag(field, VARINT)), _varints(as_u64)]
 
 
-def doubles(field: int, values: npt.NDArray[np.float64]) -> list[Column]:
+def doubles(field: int, values: npt.NDArray[np.float64]) -> list[U8]:
     """Columns of a double field."""
     data = np.ascontiguousarray(values, dtype="<f8").view(np.uint8).reshape(len(values), 8)
-    return [constant(tag(field, FIXED64)), Column(data, 8)]
+    return [constant(tag(field, FIXED64)), data]
 
 
-def fixed64s(field: int, values: U64, offsets: I64) -> Ragged:
-    """A repeated fixed64 field, not packed: row i has `values[offsets[i]:offsets[i + 1]]`."""
-    head = np.frombuffer(tag(field, FIXED64), np.uint8)
-    out = np.empty((len(values), len(head) + 8), np.uint8)
-    out[:, : len(head)] = head
-    out[:, len(head) :] = np.ascontiguousarray(values, dtype="<u8").view(np.uint8).reshape(len(values), 8)
-    return Ragged(out.reshape(-1), offsets * out.shape[1])
+def fixed64s(field: int, values: U64) -> list[U8]:
+    """Columns of a repeated fixed64 field, not packed. `values`: (n, elements of each message)."""
+    head = tag(field, FIXED64)
+    out = np.empty((*values.shape, len(head) + 8), np.uint8)
+    out[..., : len(head)] = np.frombuffer(head, np.uint8)
+    out[..., len(head) :] = np.ascontiguousarray(values, dtype="<u8").view(np.uint8).reshape(*values.shape, 8)
+    return [out.reshape(len(values), -1)]
 
 
-def length_delimited(
-    field: int,
-    inner: Sequence[Column],
-    rows: int,
-    present: Bool | None = None,
-    *,
-    last: Ragged | None = None,
-) -> list[Column]:
-    """Columns of a nested message whose columns are `inner`; where not `present`, those are left out as well.
-
-    With `last`, that is the nested message's end, and the caller gives it to `messages` in its turn.
-    """
-    sizes = np.zeros(rows, np.int64) if last is None else last.lengths
-    for column in inner:
-        sizes += column.lengths
-    length = _varints(sizes.astype(np.uint64))
-    columns = [constant(tag(field, LENGTH)), length, *inner]
-    if present is None:
-        return columns
-    return [Column(c.bytes, np.where(present, c.lengths, 0)) for c in columns]
+def length_delimited(field: int, inner: Sequence[U8]) -> list[U8]:
+    """Columns of a nested message whose columns are `inner`."""
+    return [constant(tag(field, LENGTH) + varint(sum(c.shape[1] for c in inner))), *inner]
 
 
-#: Rows put together at once: what they take stays in the processor's cache.
-_BLOCK = 8192
+def _varints(values: U64) -> U8:
+    """(n, width of the widest)."""
+    width = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
+    words = np.empty((len(values), 1 if width <= 8 else 2), "<u8")
+    words[:, 0] = _spread(values, width)
+    if width > 8:
+        words[:, 1] = _bits(values, 56, 7) | _bits(values, 63, 1) << np.uint64(8)
+    for at, word in enumerate(words.T):
+        # All bytes but the last say that another follows.
+        word |= np.uint64(sum(0x80 << 8 * n for n in range(8) if 8 * at + n < width - 1))
+    return words.view(np.uint8)[:, :width]
 
 
-def messages(columns: Sequence[Column], rows: int, last: Ragged | None = None) -> pa.Array:
-    """Put columns together, with `last` after them: a large_binary array with one message a row."""
-    sizes = np.zeros(rows, np.int64)
+def _bits(values: U64, first: int, count: int) -> U64:
+    return values >> np.uint64(first) & np.uint64((1 << count) - 1)
+
+
+#: Steps that move every second group of 28, 14 and 7 bits up, to the next 4 bytes, 2 bytes and byte: the bits that
+#: stay, those that move, how far, and the widest varint for which there are none to move.
+_STEPS = (
+    (np.uint64(0xFFF_FFFF), np.uint64(0xFF_FFFF_F000_0000), np.uint64(4), 4),
+    (np.uint64(0x3FFF_0000_3FFF), np.uint64(0xFFF_C000_0FFF_C000), np.uint64(2), 2),
+    (np.uint64(0x7F_007F_007F_007F), np.uint64(0x3F80_3F80_3F80_3F80), np.uint64(1), 1),
+)
+
+
+def _spread(values: U64, width: int) -> U64:
+    """The low 7 bits of each number in the lowest byte, the next 7 in the next, up to `width` bytes or all 8."""
+    for stay, move, far, none in _STEPS:
+        if width > none:
+            values = (values & stay) | (values & move) << far
+    return values
+
+
+def messages(columns: Sequence[U8], rows: int) -> U8:
+    """Put columns together: (rows, width)."""
+    same = [c if len(c) == 1 else np.zeros((1, c.shape[1]), np.uint8) for c in columns]
+    out = np.empty((rows, sum(c.shape[1] for c in columns)), np.uint8)
+    out[:] = np.concatenate(same, axis=1)
+    at = 0
     for column in columns:
-        sizes += column.lengths
-    offsets = np.zeros(rows + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    data = np.empty(int(offsets[-1]), np.uint8)
-    width = sum(c.bytes.shape[1] for c in columns)
-    block = np.empty((min(_BLOCK, rows), width), np.uint8)
-    kept = np.empty(block.shape, np.bool_)
-    for start in range(0, rows, _BLOCK):
-        stop = min(start + _BLOCK, rows)
-        n, at = stop - start, 0
-        for column in columns:
-            wide = column.bytes.shape[1]
-            one = column.bytes.shape[0] == 1
-            block[:n, at : at + wide] = column.bytes if one else column.bytes[start:stop]
-            if isinstance(column.lengths, int):
-                kept[:n, at : at + wide] = True
-            else:
-                kept[:n, at : at + wide] = np.arange(wide) < column.lengths[start:stop, None]
-            at += wide
-        data[offsets[start] : offsets[stop]] = block[:n][kept[:n]]
-    if last is not None and len(last.bytes):
-        data, offsets = _extended(data, offsets, last)
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    )
+        end = at + column.shape[1]
+        if len(column) > 1:
+            _whole(out[:, at:end])[:] = _whole(column)
+        at = end
+    return out
 
 
-def _extended(data: U8, offsets: I64, last: Ragged) -> tuple[U8, I64]:
-    """Rows of bytes and where they begin, each row with its end."""
-    longer = np.flatnonzero(last.lengths)
-    # In turn: rows up to the end of one that gets longer, what that one gets; then the rows that are left.
-    runs = np.empty(2 * len(longer) + 1, np.int64)
-    runs[0::2] = np.diff(offsets[longer + 1], prepend=0, append=len(data))
-    runs[1::2] = last.lengths[longer]
-    added = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    out = np.empty(len(added), np.uint8)
-    out[added] = last.bytes
-    out[~added] = data
-    return out, offsets + last.offsets
+def _whole(matrix: U8) -> npt.NDArray[np.void]:
+    """Each row of bytes as one thing, which numpy moves at once."""
+    return matrix.view(f"V{matrix.shape[1]}")[:, 0]
 
 
-def in_order(groups: Sequence[pa.Array], keys: Sequence[I64]) -> pa.Buffer:
+def in_order(groups: Sequence[Messages], keys: Sequence[I64]) -> pa.Buffer:
     """Bytes of the messages of all groups, one after the other, by ascending key."""
+    firsts = np.cumsum([0, *(len(group) for group in groups)])
+    lengths = np.empty(firsts[-1], np.int64)
+    for group, first in zip(groups, firsts.tolist(), strict=False):
+        for rows, matrix in group.parts:
+            lengths[first + rows] = matrix.shape[1]
     order = np.argsort(np.concatenate(keys), kind="stable")
-    taken = pa.concat_arrays(groups).take(pa.array(order))
-    offsets = np.frombuffer(taken.buffers()[1], np.int64)[taken.offset : taken.offset + len(taken) + 1]
-    return taken.buffers()[2].slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+    ends = np.cumsum(lengths[order])
+    starts = np.empty_like(lengths)
+    starts[order] = ends
+    starts -= lengths
+    out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for group, first in zip(groups, firsts.tolist(), strict=False):
+        for rows, matrix in group.parts:
+            if len(rows):
+                _anywhere(out, matrix.shape[1])[starts[first + rows]] = _whole(matrix)
+    return pa.py_buffer(out)
+
+
+def _anywhere(data: U8, width: int) -> npt.NDArray[np.void]:
+    """`width` bytes from each byte on: entry i is what begins at byte i."""
+    return np.ndarray((len(data) - width + 1,), f"V{width}", data, strides=(1,))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
 
 from hvtrace.export.packets import Argument, Kind, begins, counts, ends
-from hvtrace.export.wire import in_order
+from hvtrace.export.wire import Messages, in_order
 
 U64 = st.integers(0, 2**64 - 1)
 STAMP = st.integers(0, 2**63 - 1)
+
+
+def written(packets: Messages) -> bytes:
+    """The packets, one after the other."""
+    return bytes(in_order([packets], [np.arange(len(packets))]))
 
 
 @given(st.lists(st.tuples(STAMP, st.integers(1, 2**40), st.integers(1, 2**21), U64, U64), max_size=30))
@@ -37,14 +41,14 @@ def test_slices_decode_to_what_was_given(rows: list[tuple[int, int, int, int, in
         event.debug_annotations.add(name_iid=3, pointer_value=a[i])
         if b[i] % 2:
             event.debug_annotations.add(name_iid=200, uint_value=b[i])
-    assert expected == Trace.FromString(b"".join(encoded.to_pylist()))
+    assert expected == Trace.FromString(written(encoded))
 
 
 def test_signed_values_keep_their_sign() -> None:
     """A negative argument is written as 64-bit two's complement."""
     one = np.ones(2, np.uint64)
     encoded = begins(np.array([1, 2]), one, one, 1, [Argument(1, Kind.INT, np.array([-11, 300], np.int32))])
-    trace = Trace.FromString(b"".join(encoded.to_pylist()))
+    trace = Trace.FromString(written(encoded))
     assert [p.track_event.debug_annotations[0].int_value for p in trace.packet] == [-11, 300]
 
 
@@ -62,13 +66,12 @@ def test_groups_are_put_in_order() -> None:
     assert trace.packet[1].track_event.double_counter_value == 2.5
 
 
-@pytest.mark.parametrize("rows", [1, 8191, 8192, 8193, 20000])
-def test_many_rows(rows: int) -> None:
-    """Rows are put together in blocks; none is lost at a block's edge."""
+@pytest.mark.parametrize("rows", [0, 1, 20000])
+def test_any_number_of_rows(rows: int) -> None:
+    """None, one, many."""
     ts = np.arange(rows, dtype=np.int64) * 1000
     encoded = ends(ts, np.full(rows, 7, np.uint64))
-    assert isinstance(encoded, pa.Array)
-    stamps = [p.timestamp for p in Trace.FromString(bytes(in_order([encoded], [np.arange(rows)]))).packet]
+    stamps = [p.timestamp for p in Trace.FromString(written(encoded)).packet]
     assert stamps == ts.tolist()
 
 
@@ -78,5 +81,5 @@ def test_a_packet_of_the_package_and_one_of_ours_are_alike() -> None:
     packet = TracePacket(timestamp=99, trusted_packet_sequence_id=1, sequence_flags=2)
     packet.track_event.type = TrackEvent.TYPE_SLICE_END
     packet.track_event.track_uuid = 1
-    ours = TracePacket.FromString(ends(np.array([99]), one)[0].as_py()[2:])
+    ours = TracePacket.FromString(written(ends(np.array([99]), one))[2:])
     assert packet.SerializeToString(deterministic=True) == ours.SerializeToString(deterministic=True)
