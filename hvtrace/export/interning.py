@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket
 
 from hvtrace.export.packets import SEQUENCE, framed
@@ -25,6 +26,7 @@ class Interned:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, int]] = {kind: {} for kind in self.KINDS}
+        self._events: list[str] = []
         self._new: list[tuple[str, int, str]] = []
 
     def _iid(self, kind: str, name: str) -> int:
@@ -40,11 +42,14 @@ class Interned:
 
     def event(self, name: str) -> int:
         """Return the iid of an event's name."""
-        return self._iid("event_names", name)
+        iid = self._iid("event_names", name)
+        if iid > len(self._events):
+            self._events.append(name)
+        return iid
 
     def event_name(self, iid: int) -> str:
         """Return the name of an event by its iid."""
-        return next(name for name, known in self._known["event_names"].items() if known == iid)
+        return self._events[iid - 1]
 
     def argument(self, name: str) -> int:
         """Return the iid of an argument's name."""
@@ -88,9 +93,10 @@ class Labels:
 
     def __call__(self, numbers: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
         """Return the iid for each number. Past MOST different ones, further ones share the name "other"."""
-        distinct, inverse = np.unique(numbers, return_inverse=True)
+        encoded = pa.array(numbers).dictionary_encode()
+        distinct = encoded.dictionary.to_pylist()
         iids = np.empty(len(distinct), np.uint64)
-        for at, value in enumerate(distinct[:MOST].tolist()):
+        for at, value in enumerate(distinct[:MOST]):
             found = self._known.get(value)
             if found is None:
                 if len(self._known) < MOST:
@@ -100,4 +106,5 @@ class Labels:
             iids[at] = found
         if len(distinct) > MOST:
             iids[MOST:] = self._iid("other")
-        return iids[inverse]
+        which: npt.NDArray[np.int32] = encoded.indices.to_numpy()
+        return iids[which]
