@@ -53,7 +53,7 @@ def _instant(row: dict[str, Any], tracks: Tracks, names: Interned) -> bytes:
     packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, sequence_flags=_NEEDED, timestamp=row["ts_ns"])
     event = packet.track_event
     event.type = TrackEvent.Type.TYPE_INSTANT
-    event.track_uuid = tracks.divergences(key)
+    event.track_uuid = tracks.get("unassigned") if key is None else tracks.get("divergences", key)
     event.category_iids.append(names.category("divergence"))
     event.name_iid = names.event(f"{row['rule']} {row['name']}")
     for column in SHOWN:

@@ -11,6 +11,7 @@ from hvtrace.export.details import DETAILS, Detail
 from hvtrace.export.interning import Interned, Labels
 from hvtrace.export.packets import Argument
 from hvtrace.export.states import EXIT
+from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import SUB_BITS, SUB_LAST, Arguments, Slices, Window, column
 
 __all__ = ["DetailLayer"]
@@ -33,7 +34,8 @@ class DetailLayer:
 
     tables: Mapping[str, tuple[str, ...]] = _tables()
 
-    def __init__(self, names: Interned) -> None:
+    def __init__(self, names: Interned, tracks: Tracks) -> None:
+        self._tracks = tracks
         self._arguments = Arguments(names)
         self._labels = [(detail, Labels(detail.label, names.event)) for detail in DETAILS]
 
@@ -64,13 +66,14 @@ class DetailLayer:
             slices.append(
                 Slices(
                     "detail",
-                    points.key[at],
+                    self._tracks.many("vcpu", points.key[at]),
                     points.ts[at],
                     window.end[at],
                     labels(number),
                     base | 1,
                     base | (SUB_LAST - 1),
                     arguments,
+                    window.links.take(at),
                 )
             )
         return slices

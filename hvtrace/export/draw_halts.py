@@ -11,6 +11,7 @@ import polars as pl
 from hvtrace.export.details import HALT_NS
 from hvtrace.export.interning import Interned
 from hvtrace.export.states import NO_VM, Points, halts
+from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import SUB_BITS, SUB_LAST, Arguments, Slices, Window, column, keys_of
 from hvtrace.store import Store
 
@@ -29,8 +30,9 @@ class HaltLayer:
 
     tables: Mapping[str, tuple[str, ...]] = {WAKEUP: ("ns", "waited", "valid"), POLLING: ("new", "old")}
 
-    def __init__(self, names: Interned, store: Store) -> None:
+    def __init__(self, names: Interned, tracks: Tracks, store: Store) -> None:
         self._names = names
+        self._tracks = tracks
         self._arguments = Arguments(names)
         self._cap = _cap(store)
         self._polling = _before_first_change(store)
@@ -66,7 +68,7 @@ class HaltLayer:
         base = found.point << SUB_BITS
         return Slices(
             "halt",
-            points.key[found.point],
+            self._tracks.many("vcpu", points.key[found.point]),
             found.start,
             found.end,
             names[found.kind],

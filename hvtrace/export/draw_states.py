@@ -12,6 +12,7 @@ from hvtrace.export.details import EXIT_SHOWN, INJECTED, exit_label, userspace_l
 from hvtrace.export.interning import Interned, Labels
 from hvtrace.export.packets import Argument, Kind
 from hvtrace.export.states import ENTRY, EXIT, USERSPACE
+from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import SUB_BITS, SUB_LAST, Arguments, Slices, Window, column, keys_of
 
 __all__ = ["POINTS", "StateLayer"]
@@ -38,8 +39,9 @@ class StateLayer:
         _INJECTED_TABLE: (_VECTOR.column,),
     }
 
-    def __init__(self, names: Interned) -> None:
+    def __init__(self, names: Interned, tracks: Tracks) -> None:
         self._names = names
+        self._tracks = tracks
         self._arguments = Arguments(names)
         self._exit_labels = Labels(exit_label, names.event)
         self._userspace_labels = Labels(userspace_label, names.event)
@@ -99,5 +101,13 @@ class StateLayer:
             arguments = [*arguments, Argument(iid, Kind.BOOL, unfinished, unfinished)]
         base = at << SUB_BITS
         return Slices(
-            category, points.key[at], points.ts[at], window.end[at], names, base, base | SUB_LAST, arguments
+            category,
+            self._tracks.many("vcpu", points.key[at]),
+            points.ts[at],
+            window.end[at],
+            names,
+            base,
+            base | SUB_LAST,
+            arguments,
+            window.links.take(at),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -10,14 +10,21 @@ import numpy as np
 from hvtrace.export.divergences import divergence_packets
 from hvtrace.export.draw_details import DetailLayer
 from hvtrace.export.draw_halts import HaltLayer
+from hvtrace.export.draw_interrupts import InterruptLayer
+from hvtrace.export.draw_sched import SchedLayer
 from hvtrace.export.draw_states import StateLayer
+from hvtrace.export.draw_synic import SynicLayer
+from hvtrace.export.draw_timers import TimerLayer
 from hvtrace.export.interning import Interned, sequence_start
-from hvtrace.export.packets import begins, counts, ends
+from hvtrace.export.link_senders import SenderLayer
+from hvtrace.export.links import Links
+from hvtrace.export.metadata import metadata_packets
+from hvtrace.export.packets import begins, counts, ends, instants
 from hvtrace.export.rates import Rates
 from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
 from hvtrace.export.timeline import Timeline
-from hvtrace.export.tracks import Tracks, metadata_packet
+from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import Slices, keys_of
 from hvtrace.export.wire import in_order
 from hvtrace.store import Store
@@ -52,9 +59,15 @@ class _Writer:
         self._names = Interned()
         self._tracks = Tracks(manifest)
         self._lost = store.scan("lost").collect().to_dicts() if store.has("lost") else []
-        self._states = StateLayer(self._names)
-        layers = (self._states, DetailLayer(self._names), HaltLayer(self._names, store))
-        self._timeline = Timeline(layers, Losses(self._lost))
+        # Key of each vCPU wanted, and whether its VM is there to the recording's end.
+        self._vcpus = {
+            vm["vm"] << 16 | vcpu["vcpu"]: vm.get("last_seq") is None
+            for vm in manifest.vms
+            for vcpu in vm["vcpus"]
+            if which.vm in (None, vm["vm"]) and which.vcpu in (None, vcpu["vcpu"])
+        }
+        self._links = Links()
+        self._timeline = self._layers(Losses(self._lost))
         first, last = manifest.time.get("first_ns") or 0, manifest.time.get("last_ns") or 0
         self._rates = Rates(
             max(first, which.first_ns) if which.first_ns is not None else first,
@@ -62,19 +75,41 @@ class _Writer:
         )
         self._slices = 0
 
+    def _layers(self, losses: Losses) -> Timeline:
+        names, tracks, manifest = self._names, self._tracks, self._store.manifest
+        by_vm: dict[int, list[int]] = {}
+        for key in self._vcpus:
+            by_vm.setdefault(key >> 16, []).append(key)
+        ticks = manifest.clock.get("unit") == "ticks"
+        interrupts = InterruptLayer(names, tracks, losses)
+        synic = SynicLayer(names, tracks, losses, interrupts)
+        events = (
+            interrupts,
+            synic,
+            TimerLayer(names, tracks, losses, interrupts, synic, ticks=ticks),
+            SenderLayer(interrupts, by_vm),
+            SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)),
+        )
+        self._states = StateLayer(names, tracks)
+        # Details first: a flow goes through an exit's detail where it has one.
+        units = (DetailLayer(names, tracks), self._states, HaltLayer(names, tracks, self._store))
+        return Timeline(events, units, losses, self._links)
+
     def run(self, progress: Progress | None) -> int:
         """Write everything."""
         total = self._store.manifest.total
         size = sum(self._store.file(table).stat().st_size for table in self._store.tracepoints)
         self._out.write(sequence_start())
-        self._out.write(metadata_packet(self._store.manifest))
-        self._declare()
+        self._out.write(metadata_packets(self._store.manifest))
+        self._tracks.describe_processes()
+        for key in self._vcpus:
+            self._tracks.vcpu(key)
         self._write_lost()
         for done, frames in windows(self._store, self._timeline.tables, self._which, self._window):
             if (exits := frames.get("kvm_exit")) is not None and len(exits):
                 self._rates.add(keys_of(exits), self._states.exit_names(exits), exits["ts_ns"].to_numpy())
             final = done >= total
-            self._write_slices(self._timeline.add(frames, final, self._open_until() if final else {}))
+            self._write_slices(self._timeline.add(frames, done, final, self._open_until() if final else {}))
             if progress is not None:
                 # In bytes of the store, as progress is shown everywhere.
                 progress(done * size // total, size, "exporting")
@@ -82,21 +117,9 @@ class _Writer:
         self._write_rates()
         return self._slices
 
-    def _vcpus(self) -> Iterator[tuple[int, bool]]:
-        """Yield the key of each vCPU wanted, and whether its VM is there to the recording's end."""
-        for vm in self._store.manifest.vms:
-            for vcpu in vm["vcpus"]:
-                if self._which.vm in (None, vm["vm"]) and self._which.vcpu in (None, vcpu["vcpu"]):
-                    yield (vm["vm"] << 16 | vcpu["vcpu"]), vm.get("last_seq") is None
-
-    def _declare(self) -> None:
-        for key, _ in self._vcpus():
-            self._tracks.vcpu(key)
-        self._out.write(self._tracks.packets())
-
     def _open_until(self) -> dict[int, int]:
         last = self._store.manifest.time.get("last_ns")
-        return {key: last for key, lives in self._vcpus() if lives} if last is not None else {}
+        return {key: last for key, lives in self._vcpus.items() if lives} if last is not None else {}
 
     def _write_slices(self, all_slices: list[Slices]) -> None:
         groups, keys = [], []
@@ -104,25 +127,29 @@ class _Writer:
             slices = s.within(self._which.first_ns, self._which.last_ns)
             if not len(slices.start):
                 continue
-            distinct, inverse = np.unique(slices.vcpu, return_inverse=True)
-            uuids = np.array([self._tracks.vcpu(key) for key in distinct.tolist()], np.uint64)[inverse]
             category = self._names.category(slices.category)
-            groups += [
-                begins(slices.start, uuids, slices.name, category, slices.arguments),
-                ends(slices.end, uuids),
-            ]
-            keys += [slices.key_begin, slices.key_end]
-            self._slices += len(slices.start)
-        self._out.write(self._tracks.packets())
-        self._out.write(self._names.packet())
+            make = instants if slices.instant else begins
+            shown = (slices.track, slices.name, category, slices.arguments, slices.flows)
+            groups.append(make(slices.start, *shown))
+            keys.append(slices.key_begin)
+            if not slices.instant:
+                groups.append(ends(slices.end, slices.track))
+                keys.append(slices.key_end)
+                self._slices += len(slices.start)
+        self._write_new()
         if groups:
             self._out.write(in_order(groups, keys))
+
+    def _write_new(self) -> None:
+        """Write tracks and names that what follows refers to."""
+        self._out.write(self._tracks.packets())
+        self._out.write(self._names.packet())
 
     def _write_lost(self) -> None:
         first, last = self._store.manifest.time.get("first_ns"), self._store.manifest.time.get("last_ns")
         rows = [
             (
-                self._tracks.lost(row["cpu"]),
+                self._tracks.get("lost", index=-1 if row["cpu"] is None else row["cpu"]),
                 first if row["from_ns"] is None else row["from_ns"],
                 last if row["to_ns"] is None else row["to_ns"],
                 "lost" if row["count"] is None else f"{row['count']:,} lost",
@@ -138,24 +165,24 @@ class _Writer:
             begins(np.array(start, np.int64), uuids, iids, self._names.category("lost")),
             ends(np.array(end, np.int64), uuids),
         ]
-        self._out.write(self._tracks.packets())
-        self._out.write(self._names.packet())
+        self._write_new()
         at = np.arange(len(rows), dtype=np.int64) * 2
         self._out.write(in_order(groups, [at, at + 1]))
 
     def _write_divergences(self) -> None:
         for packets in divergence_packets(self._store, self._which, self._tracks, self._names):
-            self._out.write(self._tracks.packets())
-            self._out.write(self._names.packet())
+            self._write_new()
             self._out.write(packets)
 
     def _write_rates(self) -> None:
         ticks = self._store.manifest.clock.get("unit") == "ticks"
         unit = "exits per 1e9 ticks" if ticks else "exits/s"
-        about = f"Exits counted in steps of {self._rates.width / 1e6:g} ms."
-        for key, reason, ts, values in self._rates.series():
-            name = None if reason is None else self._names.event_name(reason)
-            uuid = self._tracks.rate(key, name, unit, about)
-            self._out.write(self._tracks.packets())
+        for order, (key, reason, ts, values) in enumerate(self._rates.series()):
+            if reason is None:
+                uuid = self._tracks.get("counter", key, "Exits", unit_name=unit)
+            else:
+                name = self._names.event_name(reason)
+                uuid = self._tracks.get("reason", key, name, order=order, unit_name=unit)
+            self._write_new()
             packets = counts(ts, np.full(len(ts), uuid, np.uint64), values)
             self._out.write(in_order([packets], [np.arange(len(ts), dtype=np.int64)]))

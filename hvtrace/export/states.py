@@ -60,6 +60,7 @@ class Losses:
             start = _EARLIEST if row["from_ns"] is None else row["from_ns"]
             end = _LATEST if row["to_ns"] is None else row["to_ns"]
             by_cpu.setdefault(row["cpu"], []).append((start, end))
+        self._any = _joined([span for spans in by_cpu.values() for span in spans])
         self._everywhere = _joined(by_cpu.pop(None, []))
         self._by_cpu = {cpu: _joined(spans) for cpu, spans in by_cpu.items() if cpu is not None}
 
@@ -69,6 +70,10 @@ class Losses:
         for cpu, spans in self._by_cpu.items():
             found |= ((first_cpu == cpu) | (second_cpu == cpu)) & _overlap(spans, start, end)
         return found
+
+    def anywhere(self, start: I64, end: I64) -> Bool:
+        """Whether something was lost between `start` and `end` on any CPU."""
+        return _overlap(self._any, start, end)
 
 
 def _joined(spans: list[tuple[int, int]]) -> tuple[I64, I64]:

@@ -18,6 +18,8 @@ _BATCH = 1 << 16
 
 #: What every table is read with.
 COMMON = ("seq", "ts_ns", "cpu", "vm", "vcpu")
+#: Tables of which the rows of other threads count as well.
+UNFILTERED = frozenset({"sched_switch", "sched_wakeup"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class _Stream:
     """One table's rows in order of `seq`, as far as they are of the vCPUs wanted."""
 
     def __init__(self, store: Store, table: str, columns: Sequence[str], which: Which) -> None:
+        self._unfiltered = table in UNFILTERED
         self._all = which.vm is None and which.vcpu is None
         self._wanted = pl.col("vcpu").is_not_null()
         if which.vm is not None:
@@ -53,6 +56,8 @@ class _Stream:
             return None
         frame = pl.DataFrame(pl.from_arrow(batch))
         self._last = int(frame["seq"][-1]) if len(frame) else self._last
+        if self._unfiltered:
+            return frame
         return frame if self._all and not frame["vcpu"].null_count() else frame.filter(self._wanted)
 
     def before(self, seq: int) -> pl.DataFrame:

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import polars as pl
 
 from hvtrace.export.draw_states import POINTS
+from hvtrace.export.links import Links
 from hvtrace.export.states import Losses, Points
-from hvtrace.export.window import Layer, Slices, Window, column, keys_of
+from hvtrace.export.window import Layer, Slices, UnitLayer, Window, column, keys_of
 
 __all__ = ["Timeline"]
 
@@ -26,27 +27,35 @@ CARRIED_POINTS, CARRIED_ROWS = 1 << 16, 1 << 18
 class Timeline:
     """Gives each window to the layers, with the rows that earlier windows left.
 
-    `tables` are all tables needed, with their columns.
+    `tables` are all tables needed, with their columns. `events` draw what lies between events; `units` draw into the
+    states of vCPUs, and their rows are carried over. The former are asked first: they know the flows of the latter.
     """
 
-    def __init__(self, layers: Sequence[Layer], losses: Losses) -> None:
-        self._layers = layers
+    def __init__(
+        self, events: Sequence[Layer], units: Sequence[UnitLayer], losses: Losses, links: Links
+    ) -> None:
+        self._events = events
+        self._units = units
         self._losses = losses
+        self._links = links
         self._carry: dict[str, pl.DataFrame] = {}
+        self._carried = {table for layer in units for table in layer.tables}
         self.tables: dict[str, tuple[str, ...]] = {}
-        for layer in layers:
+        for layer in (*events, *units):
             for table, columns in layer.tables.items():
                 self.tables[table] = tuple(dict.fromkeys((*self.tables.get(table, ()), *columns)))
 
     def add(
-        self, rows: Mapping[str, pl.DataFrame], final: bool, open_until: Mapping[int, int]
+        self, rows: Mapping[str, pl.DataFrame], end: int, final: bool, open_until: Mapping[int, int]
     ) -> list[Slices]:
-        """Return slices that are complete after these rows.
+        """Return slices that are complete after these rows, which are all before seq `end`.
 
         After the `final` ones, the unfinished state of vCPUs in `open_until` (key → time stamp) is drawn as well.
         """
         window = self._window(rows, final, open_until)
-        slices = [s for layer in self._layers for s in layer.draw(window) if len(s.start)]
+        slices = [s for layer in self._events for s in layer.draw(window) if len(s.start)]
+        self._links.resolve(window.points, window.whole, window.cut, end)
+        slices += [s for layer in self._units for s in layer.draw(window) if len(s.start)]
         self._carry = {} if final else self._left(window)
         return slices
 
@@ -54,6 +63,7 @@ class Timeline:
         frames = {
             table: pl.concat([self._carry[table], new]) if table in self._carry else new
             for table, new in rows.items()
+            if table in self._carried
         }
         points = self._points(frames)
         cut = points.cuts(CARRIED_POINTS)
@@ -68,7 +78,7 @@ class Timeline:
             for table, own in frames.items()
             if table not in POINTS
         }
-        return Window(frames, points, whole, end, cut, places)
+        return Window(frames, rows, points, whole, end, cut, places, self._links, final)
 
     def _leave_open(
         self,
@@ -113,7 +123,7 @@ class Timeline:
                 left[table] = rows.filter(pl.Series(keep))
                 continue
             keep = window.comes_again(window.places[table])
-            for layer in self._layers:
+            for layer in self._units:
                 if (own := layer.keep(table, window)) is not None:
                     keep |= own
             left[table] = rows.filter(pl.Series(keep)).tail(CARRIED_ROWS)

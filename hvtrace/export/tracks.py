@@ -1,36 +1,149 @@
-"""The tree of tracks: a process group a VM, a track a vCPU, what hangs beneath, and the order of all of them."""
+"""The tree of tracks: a group a VM, in it a track a vCPU, what hangs beneath, and the order of all of them.
+
+VMs are groups of their own with explicit order: the UI (v52) sorts the groups of processes by how much is in them and
+what is in a process by name, vCPU 10 before vCPU 2. So that SQL finds VMs and vCPUs in the tables `process` and
+`thread` too, they are described there, apart from the tracks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackDescriptor
 
-from hvtrace import __version__
 from hvtrace.export.packets import SEQUENCE, framed
 from hvtrace.export.states import NO_VM
 from hvtrace.store import Manifest
 
-__all__ = ["COUNTER_BY_REASON", "Tracks", "metadata_packet"]
+__all__ = ["PARTS", "TRACKS", "Tracks", "vm_name"]
 
-#: Order of a vCPU's sub-tracks; gaps leave room between them.
-DIVERGENCES, RATE, COUNTER_BY_REASON = 10, 20, 30
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
 
-_STATE_DESCRIPTION = (
-    "State of the vCPU: guest, the exit being handled in the kernel (by reason, its detail beneath), userspace (by "
-    "reason), halt polling and blocked within a halt. Empty: not known, because events are missing or were lost."
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of track: its parent's kind (None: outermost), its name made of its index, its rank among its siblings.
+
+    An index that is a number is added to the rank. `part` is the word for it in `hvtrace export --tracks`.
+    """
+
+    parent: str | None
+    name: Callable[[Any], str]
+    rank: int
+    part: str | None
+    about: str
+
+
+def _is(name: str) -> Callable[[Any], str]:
+    return lambda _: name
+
+
+_FINDINGS = (
+    "Events at which the trace contradicts the reference model; arguments say how, arrows what led there."
 )
+_COUNTED = "In steps of one width over the whole recording."
+
+#: By name. Ranks leave room for the indices that are added.
+TRACKS: dict[str, Kind] = {
+    "recording": Kind(None, _is("Recording"), 0, None, "The recording as a whole."),
+    "source": Kind(
+        "recording", _is("Source"), 0, None, "What was recorded, where, and what made this timeline."
+    ),
+    "unassigned": Kind("recording", _is("Divergences"), 1, "divergences", _FINDINGS),
+    "lost": Kind(
+        "recording",
+        lambda cpu: "Lost events" if cpu < 0 else f"Lost events, host CPU {cpu}",
+        11,
+        None,
+        "Intervals in which the tracer lost events of this host CPU.",
+    ),
+    "vm": Kind(None, lambda vm: f"VM {vm}", 100, None, ""),
+    "vm divergences": Kind("vm", _is("Divergences"), 0, "divergences", _FINDINGS),
+    "vm counter": Kind("vm", str, 10, "counters", _COUNTED),
+    "vcpu": Kind(
+        "vm",
+        lambda vcpu: f"vCPU {vcpu}",
+        100,
+        "states",
+        "State of the vCPU: guest, the exit being handled in the kernel (by reason, its detail beneath), userspace "
+        "(by reason), halt polling and blocked within a halt. Empty: not known, because events are missing or were "
+        "lost.",
+    ),
+    "divergences": Kind("vcpu", _is("Divergences"), 0, "divergences", _FINDINGS),
+    "host thread": Kind(
+        "vcpu",
+        _is("Host thread"),
+        10,
+        "sched",
+        "The vCPU's thread as the host's scheduler sees it: running, preempted, sleeping, woken and waiting.",
+    ),
+    "timers": Kind("vcpu", _is("Synthetic timers"), 20, None, "Hyper-V synthetic timers of this vCPU."),
+    "timer": Kind(
+        "timers",
+        lambda index: f"STIMER{index}",
+        0,
+        "timers",
+        "Armed until its callback, then until the expiration is processed; arrows lead from the write that armed it "
+        "to the interrupt it raised.",
+    ),
+    "synic": Kind("vcpu", _is("SynIC"), 30, None, "Synthetic interrupt controller of this vCPU."),
+    "sint": Kind(
+        "synic",
+        lambda sint: f"SINT{sint}",
+        0,
+        "synic",
+        "From delivery to acknowledgement by EOI or EOM; a delivery that is never acknowledged is an instant.",
+    ),
+    "message": Kind(
+        "synic",
+        lambda sint: f"SINT{sint} message pending",
+        16,
+        "synic",
+        "The message slot was busy: a timer's message waits until the guest has read the one before.",
+    ),
+    "interrupts": Kind("vcpu", _is("Interrupts"), 40, None, "Interrupts of this vCPU by vector."),
+    "vector": Kind(
+        "interrupts",
+        lambda vector: f"vector {vector:#04x}",
+        0,
+        "interrupts",
+        "From injection to EOI; an interrupt whose EOI was not traced is an instant.",
+    ),
+    "counter": Kind("vcpu", str, 50, "counters", _COUNTED),
+    "reasons": Kind(
+        "vcpu", _is("Exits by reason"), 60, None, "Exits per second by reason, the commonest first."
+    ),
+    "reason": Kind("reasons", str, 0, "counters", _COUNTED),
+}
+
+#: What `--tracks` takes, in this order.
+PARTS: tuple[str, ...] = tuple(dict.fromkeys(kind.part for kind in TRACKS.values() if kind.part))
+
+#: The largest process id of Linux on 64-bit machines (PID_MAX_LIMIT); what is above is nobody's.
+_PID_MAX = 4 << 20
+
+
+def vm_name(facts: Mapping[str, Any], vm: int) -> str:
+    """What people call a VM: its name, else its number."""
+    return "VM not known" if vm == NO_VM else facts.get("name") or f"VM {vm}"
 
 
 class Tracks:
-    """Makes tracks as they are needed; `packets` gives the descriptors not yet written."""
+    """Makes tracks as they are needed; `packets` gives the descriptors not yet written.
+
+    A track is named by its kind, its owner (the VM's number or the vCPU's key, as hvtrace.export.states.vcpu_keys
+    makes it; 0 where it belongs to neither) and its index.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._uuids: dict[tuple[Any, ...], int] = {}
+        self._uuids: dict[tuple[str, int, Any], int] = {}
         self._new: list[bytes] = []
-        self._ticks = manifest.clock.get("unit") == "ticks"
         self._vms = {vm["vm"]: vm for vm in manifest.vms}
 
     def packets(self) -> bytes:
@@ -39,107 +152,105 @@ class Tracks:
         self._new.clear()
         return out
 
-    def _make(self, key: tuple[Any, ...], parent: int | None, name: str, rank: int) -> TrackDescriptor:
-        uuid = self._uuids[key] = len(self._uuids) + 1
-        track = TrackDescriptor(uuid=uuid, name=name)
-        if parent is not None:
-            track.parent_uuid = parent
+    def get(self, kind: str, owner: int = 0, index: Any = None, *, order: int = 0, **counter: str) -> int:
+        """Return a track's uuid. `order` is added to its rank; `counter`: fields of a counter's descriptor."""
+        if found := self._uuids.get((kind, owner, index)):
+            return found
+        row = TRACKS[kind]
+        track = TrackDescriptor(name=self._name(kind, owner, index), description=self._about(kind, owner))
+        if row.parent is not None:
+            track.parent_uuid = self._parent(kind, owner)
+        track.uuid = self._uuids[kind, owner, index] = len(self._uuids) + 1
         track.child_ordering = TrackDescriptor.ChildTracksOrdering.EXPLICIT
-        track.sibling_order_rank = rank
+        track.sibling_order_rank = row.rank + order + (index if isinstance(index, int) else 0)
         track.sibling_merge_behavior = TrackDescriptor.SiblingMergeBehavior.SIBLING_MERGE_BEHAVIOR_NONE
-        return track
-
-    def _write(self, track: TrackDescriptor) -> int:
-        packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, track_descriptor=track)
-        self._new.append(framed(packet.SerializeToString()))
+        for field, value in counter.items():
+            setattr(track.counter, field, value)
+        self._write(track)
         return int(track.uuid)
 
-    def vm(self, vm: int) -> int:
-        """Return the uuid of a VM's group."""
-        if found := self._uuids.get(("vm", vm)):
-            return found
-        facts = self._vms.get(vm, {})
-        name = "VM not known" if vm == NO_VM else facts.get("name") or f"VM {vm}"
-        track = self._make(("vm", vm), None, name, 100 + vm)
-        track.description = self._about(facts)
-        return self._write(track)
-
-    def _about(self, facts: Mapping[str, Any]) -> str:
-        clock = self._manifest.clock
-        about = [
-            f"Host kernel {self._manifest.kernel or 'not known'}; trace clock {clock.get('name') or 'not known'}."
+    def many(self, kind: str, machines: I64, bits: int = 0) -> U64:
+        """Return the uuid of each of `machines`: the vCPU's key and, in this many low bits, the index."""
+        distinct, inverse = np.unique(machines, return_inverse=True)
+        uuids = [
+            self.vcpu(machine)
+            if kind == "vcpu"
+            else self.get(kind, machine >> bits, machine & ((1 << bits) - 1))
+            for machine in distinct.tolist()
         ]
-        if self._ticks:
-            about.append("The clock counts ticks: what is shown as 1 ns is one tick.")
-        if (tgid := facts.get("tgid")) is not None:
-            about.append(f"Host process {tgid}.")
-        return " ".join(about)
+        return np.array(uuids, np.uint64)[inverse]
 
     def vcpu(self, key: int) -> int:
-        """Return the uuid of a vCPU's track of states. `key` as hvtrace.export.states.vcpu_keys makes it."""
-        if found := self._uuids.get(("vcpu", key)):
-            return found
-        vm, vcpu = key >> 16, key & 0xFFFF
-        track = self._make(("vcpu", key), self.vm(vm), f"vCPU {vcpu}", vcpu)
-        tids = [
-            str(tid)
-            for own in self._vms.get(vm, {}).get("vcpus", [])
-            if own["vcpu"] == vcpu
-            for tid in own["tids"]
-        ]
-        track.description = _STATE_DESCRIPTION + (f" Host thread {', '.join(tids)}." if tids else "")
-        return self._write(track)
+        """Return the uuid of a vCPU's track of states."""
+        return self.get("vcpu", key, key & 0xFFFF)
 
-    def divergences(self, key: int | None) -> int:
-        """Return the uuid of the track of a vCPU's divergences; None: those that belong to none."""
-        if found := self._uuids.get(("divergences", key)):
-            return found
-        parent = self.recording() if key is None else self.vcpu(key)
-        track = self._make(("divergences", key), parent, "Divergences", DIVERGENCES)
-        track.description = "Events at which the trace contradicts the reference model; arguments say how."
-        return self._write(track)
+    def _parent(self, kind: str, owner: int) -> int:
+        parent = TRACKS[kind].parent
+        if parent == "vm":
+            vm = owner >> 16 if kind == "vcpu" else owner
+            return self.get("vm", vm, vm)
+        if parent == "vcpu":
+            return self.vcpu(owner)
+        assert parent is not None
+        return self.get(parent, owner)
 
-    def rate(self, key: int, reason: str | None, unit: str, about: str) -> int:
-        """Return the uuid of the counter of a vCPU's exits per second, in all or for one reason."""
-        if found := self._uuids.get(("rate", key, reason)):
-            return found
-        if reason is None:
-            track = self._make(("rate", key, None), self.vcpu(key), "Exits", RATE)
-        else:
-            track = self._make(("rate", key, reason), self._reasons(key), reason, 0)
-        track.counter.unit_name = unit
-        track.description = about
-        return self._write(track)
+    def _name(self, kind: str, owner: int, index: Any) -> str:
+        return vm_name(self._vms.get(owner, {}), owner) if kind == "vm" else TRACKS[kind].name(index)
 
-    def _reasons(self, key: int) -> int:
-        if found := self._uuids.get(("reasons", key)):
-            return found
-        return self._write(self._make(("reasons", key), self.vcpu(key), "Exits by reason", COUNTER_BY_REASON))
+    def _about(self, kind: str, owner: int) -> str:
+        match kind:
+            case "vm":
+                return _about_vm(self._manifest, self._vms.get(owner, {}))
+            case "vcpu":
+                tids = _tids(self._vms.get(owner >> 16, {}), owner & 0xFFFF)
+                threads = ", ".join(map(str, tids))
+                return TRACKS[kind].about + (f" Host thread {threads}." if tids else "")
+        return TRACKS[kind].about
 
-    def recording(self) -> int:
-        """Return the uuid of the group of what belongs to no VM."""
-        if found := self._uuids.get(("recording",)):
-            return found
-        return self._write(self._make(("recording",), None, "Recording", 0))
+    def _write(self, track: TrackDescriptor) -> None:
+        packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, track_descriptor=track)
+        self._new.append(framed(packet.SerializeToString()))
 
-    def lost(self, cpu: int | None) -> int:
-        """Return the uuid of the track that shows when a host CPU lost events."""
-        if found := self._uuids.get(("lost", cpu)):
-            return found
-        name = "Lost events" if cpu is None else f"Lost events, host CPU {cpu}"
-        track = self._make(("lost", cpu), self.recording(), name, 10 if cpu is None else 11 + cpu)
-        track.description = "Intervals in which the tracer lost events of this host CPU."
-        return self._write(track)
+    def describe_processes(self) -> None:
+        """Describe the VMs as processes and their vCPUs as threads, for the tables of these names.
+
+        A VM whose process is not known, or is another VM's too, gets a number no process can have.
+        """
+        taken: set[int] = set()
+        for vm, facts in self._vms.items():
+            pid = facts.get("tgid")
+            if not pid or pid in taken:
+                pid = _PID_MAX + 1 + vm
+            taken.add(pid)
+            process = self._apart(("process", vm, None))
+            process.process.pid = pid
+            process.process.process_name = vm_name(facts, vm)
+            if command := self._manifest.host.get("qemu_command"):
+                process.process.cmdline.append(str(command))
+            self._write(process)
+            for vcpu in facts["vcpus"]:
+                # A thread that was another vCPU before keeps its first name.
+                for tid in (tid for tid in vcpu["tids"] if tid not in taken):
+                    taken.add(tid)
+                    thread = self._apart(("thread", vm, tid))
+                    thread.thread.pid, thread.thread.tid = pid, tid
+                    thread.thread.thread_name = f"vCPU {vcpu['vcpu']}"
+                    self._write(thread)
+
+    def _apart(self, key: tuple[str, int, Any]) -> TrackDescriptor:
+        uuid = self._uuids[key] = len(self._uuids) + 1
+        return TrackDescriptor(uuid=uuid)
 
 
-def metadata_packet(manifest: Manifest) -> bytes:
-    """Framed packet with the facts Perfetto shows about a trace: host kernel, and what made the file."""
-    packet = TracePacket(trusted_packet_sequence_id=SEQUENCE)
-    info = packet.system_info
-    info.tracing_service_version = f"hvtrace {__version__}"
-    info.utsname.sysname = "Linux"
-    if manifest.kernel:
-        info.utsname.release = manifest.kernel
-    if isinstance(version := manifest.host.get("kernel"), str):
-        info.utsname.version = version
-    return framed(packet.SerializeToString())
+def _tids(vm: Mapping[str, Any], vcpu: int) -> list[int]:
+    return [tid for own in vm.get("vcpus", []) if own["vcpu"] == vcpu for tid in own["tids"]]
+
+
+def _about_vm(manifest: Manifest, facts: Mapping[str, Any]) -> str:
+    clock = manifest.clock
+    about = [f"Host kernel {manifest.kernel or 'not known'}; trace clock {clock.get('name') or 'not known'}."]
+    if clock.get("unit") == "ticks":
+        about.append("The clock counts ticks: what is shown as 1 ns is one tick.")
+    if (tgid := facts.get("tgid")) is not None:
+        about.append(f"Host process {tgid}.")
+    return " ".join(about)

@@ -85,7 +85,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._ours():
             self._refuse()
         elif path == self.server.path and self.server.trace and self._fetched_by_script():
-            self.served = self._send(self.server.trace, "application/octet-stream")
+            # An own handle: serving may end, and the trace be closed, in the middle of this.
+            with open(os.dup(self.server.trace.fileno()), "rb") as file:
+                self.served = self._send(file, "application/octet-stream")
         elif page := self.server.pages.get(path):
             with page.open("rb") as file:
                 self._send(file, TYPES[page.suffix])

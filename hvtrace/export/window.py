@@ -12,10 +12,11 @@ import polars as pl
 
 from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned, Labels
-from hvtrace.export.packets import Argument
+from hvtrace.export.links import Links
+from hvtrace.export.packets import Argument, Flows
 from hvtrace.export.states import NO_VM, Points, vcpu_keys
 
-__all__ = ["SUB_BITS", "SUB_LAST", "Arguments", "Layer", "Slices", "Window", "column", "keys_of"]
+__all__ = ["SUB_BITS", "SUB_LAST", "Arguments", "Layer", "Slices", "UnitLayer", "Window", "column", "keys_of"]
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -28,16 +29,21 @@ SUB_LAST = (1 << SUB_BITS) - 1
 
 @dataclass(slots=True)
 class Slices:
-    """Slices of one kind. One entry a slice; `key_begin` and `key_end` order the packets of one vCPU."""
+    """Slices of one kind. One entry a slice; `key_begin` and `key_end` order the packets of one track.
+
+    `track`: uuid; `name`: iid; `start`, `end`: time stamps. An `instant` has no length: `end` is its `start`.
+    """
 
     category: str
-    vcpu: I64
+    track: U64
     start: I64
     end: I64
     name: U64
     key_begin: I64
     key_end: I64
     arguments: list[Argument] = field(default_factory=list)
+    flows: Flows | None = None
+    instant: bool = False
 
     def within(self, first_ns: int | None, last_ns: int | None) -> Slices:
         """Slices that touch a span of time; they keep their whole length."""
@@ -54,13 +60,15 @@ class Slices:
         ]
         return Slices(
             self.category,
-            self.vcpu[keep],
+            self.track[keep],
             self.start[keep],
             self.end[keep],
             self.name[keep],
             self.key_begin[keep],
             self.key_end[keep],
             arguments,
+            None if self.flows is None else self.flows.where(keep),
+            self.instant,
         )
 
 
@@ -68,17 +76,21 @@ class Slices:
 class Window:
     """Rows of a window and what earlier windows left, and the states they make.
 
-    `whole` is true for points whose state is to be drawn now, `end` is where it ends (meaningful where whole).
-    `places` gives for each row of the other tables the point before it (−1: none); rows at or after their vCPU's `cut`
-    come again with the next window.
+    `new` are the rows of this window alone. `whole` is true for points whose state is to be drawn now, `end` is where
+    it ends (meaningful where whole). `places` gives for each row of the other tables the point before it (−1: none);
+    rows at or after their vCPU's `cut` come again with the next window. `links` are the flows of states; `final` is
+    true for the last window.
     """
 
     frames: Mapping[str, pl.DataFrame]
+    new: Mapping[str, pl.DataFrame]
     points: Points
     whole: Bool
     end: I64
     cut: I64
     places: Mapping[str, I64]
+    links: Links
+    final: bool
 
     def rows(self, table: str) -> pl.DataFrame | None:
         """Return a table's rows; None where there are none."""
@@ -99,12 +111,18 @@ class Window:
 class Layer(Protocol):
     """One kind of thing to draw. A further kind of slice is a further layer."""
 
-    #: Tables needed and their columns.
-    tables: Mapping[str, tuple[str, ...]]
+    @property
+    def tables(self) -> Mapping[str, tuple[str, ...]]:
+        """Tables needed and their columns."""
+        ...
 
     def draw(self, window: Window) -> list[Slices]:
         """Return slices that are complete after this window; called once for each, in order."""
         ...
+
+
+class UnitLayer(Layer, Protocol):
+    """A layer that draws into states: rows of its tables come again as long as their vCPU's unit is not complete."""
 
     def keep(self, table: str, window: Window) -> Bool | None:
         """Return which rows of a table the next window needs; None: those that come again anyway."""
@@ -144,7 +162,11 @@ class Arguments:
 
 def filled(rows: pl.DataFrame, name: str) -> npt.NDArray[Any]:
     """Return a column with its own type, null as 0."""
-    return rows[name].fill_null(False if rows[name].dtype == pl.Boolean else 0).to_numpy()
+    values = rows[name]
+    # Filling costs as much as a thousand rows, also where there is nothing to fill.
+    if values.null_count():
+        values = values.fill_null(False if values.dtype == pl.Boolean else 0)
+    return values.to_numpy()
 
 
 def column(rows: pl.DataFrame, name: str) -> I64:
@@ -155,4 +177,5 @@ def column(rows: pl.DataFrame, name: str) -> I64:
 
 def keys_of(rows: pl.DataFrame) -> I64:
     """Return the key of each row's vCPU."""
-    return vcpu_keys(rows["vm"].fill_null(NO_VM).to_numpy(), column(rows, "vcpu"))
+    vm = rows["vm"]
+    return vcpu_keys((vm.fill_null(NO_VM) if vm.null_count() else vm).to_numpy(), column(rows, "vcpu"))

@@ -1,0 +1,104 @@
+"""Draws what is delivered to synthetic interrupt sources (SINTs): from delivery to acknowledgement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from hvtrace.export.details import Shown
+from hvtrace.export.draw_interrupts import VECTOR_BITS, InterruptLayer
+from hvtrace.export.interning import Interned, Labels
+from hvtrace.export.links import FlowKind, flow_ids, listed
+from hvtrace.export.machines import Machines, Source, after, instants_of, slices_of, unbroken
+from hvtrace.export.packets import Kind
+from hvtrace.export.states import Losses
+from hvtrace.export.tracks import Tracks
+from hvtrace.export.window import Arguments, Slices, Window
+
+__all__ = ["SINT_BITS", "SynicLayer"]
+
+DELIVERED, ACKNOWLEDGED = 0, 1
+
+SINT_BITS = 4
+
+SOURCES = (
+    Source(
+        "kvm_hv_synic_set_irq", DELIVERED, pl.col("sint"), {"vector": pl.col("vector"), "ret": pl.col("ret")}
+    ),
+    Source("kvm_hv_notify_acked_sint", ACKNOWLEDGED, pl.col("sint"), {}),
+)
+
+SHOWN = (Shown("vector", "vector", Kind.HEX), Shown("ret", "ret", Kind.INT))
+
+
+class SynicLayer:
+    """Deliveries, by vCPU and SINT. `delivered` are those this window knows of, with the interrupt each raised."""
+
+    def __init__(self, names: Interned, tracks: Tracks, losses: Losses, interrupts: InterruptLayer) -> None:
+        self._tracks = tracks
+        self._losses = losses
+        self._interrupts = interrupts
+        self._arguments = Arguments(names)
+        self._labels = Labels(lambda vector: f"delivered (vector {vector:#04x})", names.event)
+        self._machines = Machines(
+            SOURCES, SINT_BITS, {"vector": pl.Int32(), "ret": pl.Int32(), "accept_seq": pl.Int64()}
+        )
+        self.tables = self._machines.tables
+        self.delivered = pl.DataFrame()
+
+    def draw(self, window: Window) -> list[Slices]:
+        """Return deliveries that were acknowledged in this window, or were followed by the next one."""
+        events = self._with_interrupts(self._machines.events(window.new))
+        self._machines.remember(events)
+        deliveries = events.filter(pl.col("kind") == DELIVERED)
+        self.delivered = deliveries.select("machine", "seq", "accept_seq")
+        ids = flow_ids(events["accept_seq"].fill_null(0).to_numpy(), FlowKind.INTERRUPT)
+        none = pl.lit([], pl.List(pl.UInt64))
+        rows = events.with_columns(
+            end_kind=after("kind"),
+            end_seq=after("seq"),
+            end_ts=after("ts"),
+            end_new=after("new"),
+            flow=pl.Series(ids, dtype=pl.UInt64),
+        ).filter((pl.col("kind") == DELIVERED) & pl.col("end_new").fill_null(window.final))
+        rows = rows.with_columns(
+            flows=pl.when(pl.col("accept_seq").is_not_null()).then(pl.concat_list("flow")).otherwise(none)
+        )
+        acknowledged = unbroken(rows.filter(pl.col("end_kind") == ACKNOWLEDGED), self._losses)
+        never = rows.filter(pl.col("end_kind").ne_missing(ACKNOWLEDGED))
+        return [self._drawn(acknowledged, slices_of), self._drawn(never, instants_of)]
+
+    def _with_interrupts(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Add `accept_seq`: the kvm_apic_accept_irq of each new delivery, which comes before it."""
+        vector = pl.col("vector").cast(pl.Int64) % (1 << VECTOR_BITS)
+        found = (
+            events.with_columns(to=pl.col("machine") // (1 << SINT_BITS) * (1 << VECTOR_BITS) + vector)
+            .sort("seq")
+            .join_asof(
+                self._interrupts.accepted.sort("seq").select(to="machine", seq="seq", found="accept_seq"),
+                on="seq",
+                by="to",
+                strategy="backward",
+                check_sortedness=False,
+            )
+        )
+        fresh = (pl.col("kind") == DELIVERED) & pl.col("new") & (pl.col("ret") == 1)
+        return (
+            found.with_columns(
+                accept_seq=pl.when(fresh).then(pl.col("found")).otherwise(pl.col("accept_seq"))
+            )
+            .drop("found", "to")
+            .sort("machine", "seq")
+        )
+
+    def _drawn(self, rows: pl.DataFrame, make: Callable[..., Slices]) -> Slices:
+        return make(
+            "synic",
+            rows,
+            self._tracks.many("sint", rows["machine"].to_numpy(), SINT_BITS),
+            self._labels(np.maximum(rows["vector"].fill_null(0).to_numpy(), 0)),
+            self._arguments.of(SHOWN, rows),
+            listed(rows["flows"]),
+        )

@@ -1,0 +1,286 @@
+"""Draws synthetic timers: armed until the callback, the callback until the expiration is processed, the expiration.
+
+A flow leads from the write that armed the timer through all of them; another from the expiration to the interrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from hvtrace.export.details import Shown
+from hvtrace.export.draw_interrupts import VECTOR_BITS, InterruptLayer
+from hvtrace.export.draw_synic import SINT_BITS, SynicLayer
+from hvtrace.export.interning import Interned
+from hvtrace.export.links import FlowKind, flow_ids, listed
+from hvtrace.export.machines import (
+    Machines,
+    Source,
+    after,
+    before,
+    instants_of,
+    latest,
+    slices_of,
+    unbroken,
+)
+from hvtrace.export.packets import Kind
+from hvtrace.export.states import Losses
+from hvtrace.export.tracks import Tracks
+from hvtrace.export.window import Arguments, Slices, Window
+
+__all__ = ["TimerLayer"]
+
+CONFIG, COUNT, CLEANUP, ONE_SHOT, PERIODIC, CALLBACK, EXPIRATION = range(7)
+
+TIMER_BITS = 2
+
+_INDEX = pl.col("timer_index")
+
+SOURCES = (
+    Source("kvm_hv_stimer_set_config", CONFIG, _INDEX, {"config": pl.col("config")}),
+    Source("kvm_hv_stimer_set_count", COUNT, _INDEX, {"count": pl.col("count")}),
+    Source("kvm_hv_stimer_cleanup", CLEANUP, _INDEX, {}),
+    Source(
+        "kvm_hv_stimer_start_one_shot",
+        ONE_SHOT,
+        _INDEX,
+        {"now": pl.col("time_now"), "expires": pl.col("count")},
+    ),
+    Source(
+        "kvm_hv_stimer_start_periodic",
+        PERIODIC,
+        _INDEX,
+        {"now": pl.col("time_now"), "expires": pl.col("exp_time")},
+    ),
+    Source("kvm_hv_stimer_callback", CALLBACK, _INDEX, {}),
+    Source(
+        "kvm_hv_stimer_expiration",
+        EXPIRATION,
+        _INDEX,
+        {"direct": pl.col("direct") != 0, "result": pl.col("msg_send_result").cast(pl.Int64)},
+    ),
+)
+
+COLUMNS: Mapping[str, pl.DataType] = {
+    "config": pl.UInt64(),
+    "count": pl.UInt64(),
+    "now": pl.UInt64(),
+    "expires": pl.UInt64(),
+    "direct": pl.Boolean(),
+    "result": pl.Int64(),
+}
+
+#: What the event at the end of a slice did.
+_ENDED = {
+    CONFIG: "stopped by a write",
+    COUNT: "stopped by a write",
+    CLEANUP: "stopped",
+    ONE_SHOT: "armed again",
+    PERIODIC: "armed again",
+    CALLBACK: "callback",
+    EXPIRATION: "expiration",
+}
+
+_SET = (
+    Shown("sint", "sint", Kind.UINT),
+    Shown("vector", "vector", Kind.HEX),
+    Shown("config", "config", Kind.HEX),
+    Shown("count", "count", Kind.UINT),
+)
+_ENDS = Shown("ended_by", "end_kind", Kind.STRING, label=lambda kind: _ENDED.get(kind, ""))
+_LATE = Shown("lateness_ns", "lateness", Kind.INT)
+
+ARMED = (
+    Shown("time_now", "now", Kind.UINT),
+    Shown("exp_time", "expires", Kind.UINT),
+    Shown("due_in_ns", "due", Kind.INT),
+    *_SET,
+    _ENDS,
+)
+FIRED = (_LATE, _ENDS)
+EXPIRED = (
+    Shown("direct", "direct", Kind.BOOL),
+    Shown("result", "result", Kind.INT),
+    _LATE,
+    *_SET,
+)
+
+#: HV_STATUS-like results of a delivery that did not succeed: message slot busy (-EAGAIN), SIMP off or SINT masked.
+_WHY = {-11: "message slot busy", -2: "no message page, or SINT masked", -14: "APIC off", 1: "APIC off"}
+
+
+class TimerLayer:
+    """Synthetic timers, each on a track of its own."""
+
+    def __init__(
+        self,
+        names: Interned,
+        tracks: Tracks,
+        losses: Losses,
+        interrupts: InterruptLayer,
+        synic: SynicLayer,
+        *,
+        ticks: bool,
+    ) -> None:
+        self._names = names
+        self._tracks = tracks
+        self._losses = losses
+        self._interrupts = interrupts
+        self._synic = synic
+        self._ticks = ticks
+        self._arguments = Arguments(names)
+        self._machines = Machines(SOURCES, TIMER_BITS, COLUMNS)
+        self.tables = self._machines.tables
+
+    def draw(self, window: Window) -> list[Slices]:
+        """Return what ended in this window."""
+        events = self._machines.events(window.new)
+        self._machines.remember(events)
+        rows = self._followed(events)
+        started = rows.filter(pl.col("kind").is_in([ONE_SHOT, PERIODIC]) & pl.col("new"))
+        by_guest = started.filter(pl.col("before_kind").is_in([CONFIG, COUNT, CLEANUP]))
+        window.links.around(
+            by_guest["machine"].to_numpy() >> TIMER_BITS, by_guest["seq"].to_numpy(), _flow(by_guest["seq"])
+        )
+        ended = unbroken(rows.filter(pl.col("end_new")), self._losses)
+        armed = ended.filter(pl.col("kind").is_in([ONE_SHOT, PERIODIC]))
+        fired = ended.filter(pl.col("kind") == CALLBACK)
+        waiting = ended.filter((pl.col("kind") == EXPIRATION) & (pl.col("result") != 0))
+        expired = rows.filter((pl.col("kind") == EXPIRATION) & (pl.col("result") == 0) & pl.col("new"))
+        one_shot, periodic = (self._names.event(f"armed ({how})") for how in ("one-shot", "periodic"))
+        return [
+            self._slices(armed, np.where(armed["kind"].to_numpy() == PERIODIC, periodic, one_shot), ARMED),
+            self._slices(fired, self._names.event("callback"), FIRED),
+            self._slices(waiting, self._why(waiting), EXPIRED),
+            self._messages(waiting),
+            self._expired(expired),
+        ]
+
+    def _followed(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Each event with the next one, and what is known of the timer at it."""
+        starts = pl.col("kind").is_in([ONE_SHOT, PERIODIC])
+        # A timer that is set again or stopped has no start until the next one.
+        ends_life = pl.col("kind").is_in([CONFIG, COUNT, CLEANUP])
+        life = pl.when(starts).then(pl.col("seq")).when(ends_life).then(-1)
+        due = (pl.col("expires").cast(pl.Int64) - pl.col("now").cast(pl.Int64)) * 100
+        rows = events.with_columns(
+            config=latest(pl.col("config")),
+            count=latest(pl.col("count")),
+            due=due,
+            life=latest(life),
+            before_kind=before("kind"),
+            before_seq=before("seq"),
+            end_kind=after("kind"),
+            end_seq=after("seq"),
+            end_ts=after("ts"),
+            end_new=after("new").fill_null(False),
+        ).with_columns(
+            started=latest(pl.when(starts).then(pl.col("ts"))),
+            asked=latest(pl.when(starts).then(pl.col("due"))),
+            is_direct=pl.col("config") & (1 << 12) != 0,
+        )
+        lateness = pl.col("ts") - pl.col("started") - pl.col("asked")
+        known = (pl.col("life") >= 0) & ~pl.lit(self._ticks)
+        return rows.with_columns(
+            lateness=pl.when(known).then(lateness),
+            sint=pl.when(~pl.col("is_direct")).then((pl.col("config") // (1 << 16)) % 16),
+            vector=pl.when(pl.col("is_direct")).then((pl.col("config") // 16) % 256),
+        )
+
+    def _slices(
+        self, rows: pl.DataFrame, name: int | npt.NDArray[np.generic], shown: tuple[Shown, ...]
+    ) -> Slices:
+        return slices_of(
+            "stimer",
+            rows,
+            self._tracks.many("timer", rows["machine"].to_numpy(), TIMER_BITS),
+            np.broadcast_to(np.asarray(name, np.uint64), (len(rows),)),
+            self._arguments.of(shown, rows),
+            listed(_lives(rows)),
+        )
+
+    def _why(self, rows: pl.DataFrame) -> npt.NDArray[np.uint64]:
+        results = rows["result"].to_list()
+        return np.array(
+            [self._names.event(f"expired: {_WHY.get(r, f'not delivered ({r})')}") for r in results], np.uint64
+        )
+
+    def _messages(self, waiting: pl.DataFrame) -> Slices:
+        """Messages that wait for their slot, on the track of the SINT."""
+        rows = waiting.filter((pl.col("result") == -11) & pl.col("sint").is_not_null())
+        return slices_of(
+            "message",
+            rows,
+            self._tracks.many("message", _sints(rows), SINT_BITS),
+            np.full(len(rows), self._names.event("message pending"), np.uint64),
+            self._arguments.of(
+                (Shown("timer", "timer", Kind.UINT),), rows.with_columns(timer=pl.col("machine") % 4)
+            ),
+            listed(_lives(rows)),
+        )
+
+    def _expired(self, rows: pl.DataFrame) -> Slices:
+        return instants_of(
+            "stimer",
+            rows,
+            self._tracks.many("timer", rows["machine"].to_numpy(), TIMER_BITS),
+            np.full(len(rows), self._names.event("expired"), np.uint64),
+            self._arguments.of(EXPIRED, rows),
+            listed(self._raised(rows)),
+        )
+
+    def _raised(self, rows: pl.DataFrame) -> pl.Series:
+        """Flows of expirations: the timer's, and that of the interrupt raised for it."""
+        vcpu = pl.col("machine") // (1 << TIMER_BITS)
+        rows = rows.with_columns(
+            direct_to=vcpu * (1 << VECTOR_BITS) + pl.col("vector").cast(pl.Int64),
+            sint_to=vcpu * (1 << SINT_BITS) + pl.col("sint").cast(pl.Int64),
+            lives=_lives(rows),
+        )
+        found = rows
+        for name, raised, by in (
+            ("direct_accept", self._interrupts.accepted, "direct_to"),
+            ("sint_accept", self._synic.delivered, "sint_to"),
+        ):
+            found = _last_before(found, raised, by, name)
+        accept = pl.coalesce("direct_accept", "sint_accept")
+        found = found.with_columns(accept=pl.when(accept > pl.col("before_seq").fill_null(-1)).then(accept))
+        ids = flow_ids(found["accept"].fill_null(0).to_numpy(), FlowKind.INTERRUPT)
+        found = found.with_columns(flow=pl.Series(ids, dtype=pl.UInt64))
+        # In the order of `rows` again.
+        return found.sort("machine", "seq").select(
+            pl.when(pl.col("accept").is_not_null())
+            .then(pl.concat_list(pl.col("lives"), pl.col("flow")))
+            .otherwise(pl.col("lives"))
+            .alias("flows")
+        )["flows"]
+
+
+def _flow(seq: pl.Series) -> npt.NDArray[np.uint64]:
+    return flow_ids(seq.to_numpy(), FlowKind.STIMER)
+
+
+def _lives(rows: pl.DataFrame) -> pl.Series:
+    """The timer's flow, as a list; empty where it was armed before the recording."""
+    life = rows["life"].fill_null(-1)
+    ids = pl.Series("flow", _flow(life.clip(0)), dtype=pl.UInt64)
+    frame = pl.DataFrame({"life": life, "flow": ids})
+    none = pl.lit([], pl.List(pl.UInt64))
+    return frame.select(
+        pl.when(pl.col("life") >= 0).then(pl.concat_list("flow")).otherwise(none).alias("lives")
+    )["lives"]
+
+
+def _sints(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
+    vcpu = rows["machine"].to_numpy().astype(np.int64) >> TIMER_BITS
+    sint: npt.NDArray[np.int64] = rows["sint"].fill_null(0).to_numpy().astype(np.int64)
+    return vcpu << SINT_BITS | sint
+
+
+def _last_before(rows: pl.DataFrame, raised: pl.DataFrame, by: str, name: str) -> pl.DataFrame:
+    """Add the accept_seq of the last of `raised` before each row, of the machine in its column `by`."""
+    right = raised.sort("seq").select(pl.col("machine").alias(by), "seq", pl.col("accept_seq").alias(name))
+    return rows.sort("seq").join_asof(right, on="seq", by=by, strategy="backward", check_sortedness=False)
