@@ -1,0 +1,144 @@
+"""`hvtrace exits`: what handling exits took."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hvtrace.cli.times import TIME_HELP
+
+__all__ = ["Breakdown", "Event", "Format", "exits"]
+
+
+class Format(StrEnum):
+    """Forms of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
+
+
+class Event(StrEnum):
+    """What is counted."""
+
+    VMEXIT = "vmexit"
+    MMIO = "mmio"
+    IOPORT = "ioport"
+    MSR = "msr"
+
+
+class Breakdown(StrEnum):
+    """What rows are broken down by, beside the reason."""
+
+    REASON = "reason"
+    MSR = "msr"
+    PORT = "port"
+    ADDRESS = "address"
+    HYPERCALL = "hypercall"
+    CPUID = "cpuid"
+    VECTOR = "vector"
+    VM = "vm"
+    VCPU = "vcpu"
+
+
+class Sort(StrEnum):
+    """Figures to sort by, the largest first."""
+
+    TIME = "time"
+    COUNT = "count"
+    KERNEL = "kernel"
+    USERSPACE = "userspace"
+    MIN = "min"
+    MEAN = "mean"
+    MAX = "max"
+    DEVIATION = "deviation"
+    P50 = "p50"
+    P90 = "p90"
+    P99 = "p99"
+    P99_9 = "p99.9"
+    REASON = "reason"
+
+
+#: Rows that the text form shows unless told otherwise.
+TOP = 25
+
+
+def exits(
+    source: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or a recording.")],
+    event: Annotated[
+        Event, typer.Option("--event", help="As in `perf kvm stat report`: vmexit, mmio, ioport, msr.")
+    ] = Event.VMEXIT,
+    by: Annotated[
+        list[Breakdown] | None,
+        typer.Option(
+            "--by",
+            metavar="WORD",
+            help="Break reasons down by vm or vcpu, and by one of msr, port, address, hypercall, cpuid, vector.",
+        ),
+    ] = None,
+    sort: Annotated[
+        Sort,
+        typer.Option(
+            "--sort",
+            metavar="FIGURE",
+            help="time, count, kernel, userspace, min, mean, max, deviation, p50, p90, p99, p99.9; or reason.",
+        ),
+    ] = Sort.TIME,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=0, metavar="N", help=f"Only so many rows; 0: all. Text: {TOP}, else all."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help=f"Only from then on: {TIME_HELP}.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only until then.")] = None,
+    vm: Annotated[int | None, typer.Option("--vm", min=0, help="Only this VM, by number.")] = None,
+    vcpu: Annotated[int | None, typer.Option("--vcpu", min=0, help="Only vCPUs with this id.")] = None,
+    output_format: Annotated[
+        Format, typer.Option("--output-format", help="text, json or csv.")
+    ] = Format.TEXT,
+) -> None:
+    """Count exits by reason, and say what handling them took, in the kernel and in userspace.
+
+    The pairs are those of `perf kvm stat report`: an exit lasts until the vCPU's next entry.
+
+    Examples:
+
+      hvtrace exits trace.hvt
+
+      hvtrace exits trace.hvt --by msr --sort count --vcpu 0
+
+      hvtrace exits trace.dat --event ioport --from +1.5s --to +2s
+
+      hvtrace exits trace.hvt --by vcpu --output-format json | jq .rows
+    """
+    from hvtrace.analysis.exits import Question
+    from hvtrace.analysis.exits import exits as answer
+    from hvtrace.cli.times import parse_time
+    from hvtrace.pipeline.opening import store_for
+    from hvtrace.render.exits import as_csv, as_json, as_text
+    from hvtrace.render.progress import bar
+    from hvtrace.store import Store
+
+    words = tuple(dict.fromkeys(str(word) for word in by or ()))
+    subjects = [word for word in words if word not in ("reason", "vm", "vcpu")]
+    if len(subjects) > 1:
+        raise typer.BadParameter(f"--by {subjects[0]} and --by {subjects[1]}: one at a time")
+    if subjects and event is not Event.VMEXIT:
+        raise typer.BadParameter(f"--by {subjects[0]} breaks exits down: not with --event {event}")
+    with bar() as progress:
+        store = Store(store_for(source, progress))
+    first, unit = store.manifest.time.get("first_ns") or 0, store.manifest.clock.get("unit", "ns")
+    span = [None if t is None else parse_time(t, first, unit=unit) for t in (start, end)]
+    if span[0] is not None and span[1] is not None and span[1] < span[0]:
+        raise typer.BadParameter(f"--to {end} is before --from {start}")
+    found = answer(store, Question(str(event), words, vm, vcpu, span[0], span[1], str(sort)))
+    if output_format is Format.TEXT:
+        typer.echo(as_text(found.as_dict(), found.labels, unit, TOP if top is None else top or None))
+    elif output_format is Format.JSON:
+        typer.echo(as_json(found.as_dict(), str(source), unit, top or None))
+    else:
+        typer.echo(as_csv(found.as_dict(), found.columns, top or None))
