@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -46,6 +46,13 @@ SOURCES = (
     Source("kvm_eoi", EOI, pl.col("vector"), {}, unless=pl.col("vector") < 0),
 )
 
+#: `raised_ts`, `flows`: of an injection, since when it was raised and the flows of all raisings.
+COLUMNS: Mapping[str, pl.DataType] = {
+    "tid": pl.Int32(),
+    "raised_ts": pl.Int64(),
+    "flows": pl.List(pl.UInt64),
+}
+
 SHOWN = (
     Shown("vector", "vector", Kind.HEX),
     Shown("waited_ns", "waited", Kind.UINT),
@@ -62,24 +69,23 @@ class InterruptLayer:
         self._losses = losses
         self._arguments = Arguments(names)
         self._labels = Labels(lambda vector: f"vector {vector:#04x}", names.event)
-        self._machines = Machines(SOURCES, VECTOR_BITS, {"tid": pl.Int32()})
+        self._machines = Machines(SOURCES, VECTOR_BITS, COLUMNS)
         self._raised = pl.DataFrame(schema={"machine": pl.Int64, "ts": pl.Int64, "raised_seq": pl.Int64})
         self.tables = self._machines.tables
         self.accepted = pl.DataFrame()
 
     def draw(self, window: Window) -> list[Slices]:
         """Return interrupts whose EOI, or whose next injection, is in this window."""
-        events = self._machines.events(window.new)
+        events = self._with_raisings(self._machines.events(window.new))
+        self._machines.remember(events)
         self.accepted = events.filter(pl.col("kind") == ACCEPTED).select(
             "machine", "seq", "tid", "new", accept_seq="seq"
         )
-        raised = self._raisings(events)
-        self._machines.remember(events)
         taken = events.filter(pl.col("kind") != ACCEPTED).with_columns(
             end_kind=after("kind"), end_seq=after("seq"), end_ts=after("ts"), end_new=after("new")
         )
         taken = taken.filter((pl.col("kind") == INJECTED) & pl.col("end_new").fill_null(window.final))
-        taken = taken.join(raised, on=["machine", "seq"], how="left", maintain_order="left").with_columns(
+        taken = taken.with_columns(
             vector=pl.col("machine") % (1 << VECTOR_BITS),
             waited=pl.col("ts") - pl.col("raised_ts"),
             raised=pl.col("flows").list.len(),
@@ -96,27 +102,35 @@ class InterruptLayer:
         open_ended = taken.filter(pl.col("end_kind").ne_missing(EOI))
         return [self._drawn(served, slices_of), self._drawn(open_ended, instants_of)]
 
-    def _raisings(self, events: pl.DataFrame) -> pl.DataFrame:
-        """By injection (machine, seq): since when it was raised, and the flows of all raisings."""
-        raisings = events.filter(pl.col("kind") == ACCEPTED).select("machine", "ts", raised_seq="seq")
-        raisings = pl.concat([self._raised, raisings]).unique(["machine", "raised_seq"])
-        injections = events.filter((pl.col("kind") == INJECTED) & pl.col("new"))
-        found = raisings.sort("raised_seq").join_asof(
-            injections.sort("seq").select("machine", "seq"),
-            left_on="raised_seq",
-            right_on="seq",
-            by="machine",
-            strategy="forward",
-            check_sortedness=False,
+    def _with_raisings(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Give each new injection what was raised since the one before; what no injection took yet waits."""
+        new = events.filter("new")
+        raisings = new.filter(pl.col("kind") == ACCEPTED).select("machine", "ts", raised_seq="seq")
+        found = (
+            pl.concat([self._raised, raisings.select(self._raised.columns)])
+            .sort("raised_seq")
+            .join_asof(
+                new.filter(pl.col("kind") == INJECTED).sort("seq").select("machine", "seq"),
+                left_on="raised_seq",
+                right_on="seq",
+                by="machine",
+                strategy="forward",
+                check_sortedness=False,
+            )
         )
         waiting = found.filter(pl.col("seq").is_null()).drop("seq")
-        self._raised = waiting.group_by("machine").tail(MOST_RAISINGS).select("machine", "ts", "raised_seq")
+        self._raised = waiting.group_by("machine").head(MOST_RAISINGS).sort("raised_seq")
         found = found.filter(pl.col("seq").is_not_null())
         ids = flow_ids(found["raised_seq"].to_numpy(), FlowKind.INTERRUPT)
-        return (
+        taken = (
             found.with_columns(flow=pl.Series(ids, dtype=pl.UInt64))
             .group_by("machine", "seq", maintain_order=True)
-            .agg(raised_ts=pl.col("ts").first(), flows=pl.col("flow").head(MOST_RAISINGS))
+            .agg(taken_ts=pl.col("ts").first(), taken=pl.col("flow").head(MOST_RAISINGS))
+        )
+        return (
+            events.join(taken, on=["machine", "seq"], how="left", maintain_order="left")
+            .with_columns(raised_ts=pl.coalesce("taken_ts", "raised_ts"), flows=pl.coalesce("taken", "flows"))
+            .drop("taken_ts", "taken")
         )
 
     def _drawn(self, rows: pl.DataFrame, make: Callable[..., Slices]) -> Slices:
