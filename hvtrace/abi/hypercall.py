@@ -17,9 +17,11 @@ __all__ = [
     "Fast",
     "Handler",
     "Hypercall",
+    "InputField",
     "Shape",
     "by_code",
     "hypercall_name",
+    "input_fields",
     "kvm_hypercall_name",
 ]
 
@@ -289,3 +291,24 @@ def kvm_hypercall_name(number: int) -> str | None:
     """Name of a hypercall of KVM's own ABI; None where no row has it."""
     call = _KVM_CALLS.get(number)
     return None if call is None else call.name
+
+
+@dataclass(frozen=True, slots=True)
+class InputField:
+    """A field of a call's input: where it begins in the input and how wide it is, both in bits."""
+
+    name: str
+    offset: int
+    width: int
+
+
+def input_fields(call: Hypercall) -> tuple[InputField, ...]:
+    """Fixed fields at the start of a call's input, in order; none where its layout is not in the table."""
+    found, offset = [], 0
+    for text in call.input.split(", "):
+        kind, _, name = text.partition(" ")
+        if not kind.startswith("u") or not kind[1:].isdecimal() or "[" in name:
+            break
+        found.append(InputField(name.replace(" ", "_"), offset, int(kind[1:])))
+        offset += int(kind[1:])
+    return tuple(found)

@@ -6,11 +6,16 @@ number) and which are shown as arguments. A new detail is a new row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
 
 from hvtrace.abi import exit_reasons
+from hvtrace.abi.msr_x86 import x86_msr_name
 from hvtrace.abi.status import status_name
+from hvtrace.export.decode_input import decoded_input
 from hvtrace.export.packets import Kind
 from hvtrace.schema.names import EXIT_REASON, NAME_TABLES
 
@@ -55,6 +60,8 @@ class Detail:
     more: tuple[tuple[str, tuple[Shown, ...]], ...] = ()
     #: Of several rows in one exit the last one counts, not the first.
     last: bool = False
+    #: Further arguments that need more than a column: name, values, where they are there. Hexadecimal.
+    decoded: Callable[[pl.DataFrame], Iterable[tuple[str, Any, Any]]] | None = None
 
 
 def exit_label(number: int) -> str:
@@ -81,7 +88,7 @@ _EINTR = 4
 
 def _msr(number: int) -> str:
     write, index = number >> 32, number & 0xFFFFFFFF
-    name = NAME_TABLES["msr"].get(index, f"MSR {index:#x}")
+    name = NAME_TABLES["msr"].get(index) or x86_msr_name(index) or f"MSR {index:#x}"
     return f"{'write' if write else 'read'} {name}"
 
 
@@ -156,6 +163,7 @@ DETAILS: tuple[Detail, ...] = (
                 ),
             ),
         ),
+        decoded=decoded_input,
     ),
     Detail(
         "kvm_hypercall",

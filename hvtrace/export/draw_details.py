@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from hvtrace.export.details import DETAILS, Detail
+from hvtrace.export.details import DETAILS, Detail, Shown
 from hvtrace.export.interning import Interned, Labels
-from hvtrace.export.packets import Argument
+from hvtrace.export.packets import Argument, Kind
 from hvtrace.export.states import EXIT
 from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import SUB_BITS, SUB_LAST, Arguments, Slices, Window, column
@@ -61,7 +61,13 @@ class DetailLayer:
             number = np.zeros(len(rows), np.int64)
             for name, bits in detail.key:
                 number = number << bits | column(rows, name) & ((1 << bits) - 1)
-            arguments = self._arguments.of(detail.shown, rows) + self._more(detail, window, exits, at)
+            arguments = self._arguments.of(detail.shown, rows)
+            if detail.decoded is not None:
+                arguments += [
+                    self._arguments.one(Shown(name, name, Kind.HEX), values, present)
+                    for name, values, present in detail.decoded(rows)
+                ]
+            arguments += self._more(detail, window, exits, at)
             base = at << SUB_BITS
             slices.append(
                 Slices(

@@ -32,7 +32,11 @@ SENDERS: Mapping[str, tuple[pl.Expr, pl.Expr]] = {
 _ALL_PROCESSORS, _SET_ALL = 1, 1
 
 FLUSHES: Mapping[str, tuple[pl.Expr, pl.Expr]] = {
-    "kvm_hv_flush_tlb": (pl.col("flags") & _ALL_PROCESSORS != 0, pl.col("processor_mask")),
+    # An empty mask is taken for all processors, too.
+    "kvm_hv_flush_tlb": (
+        (pl.col("flags") & _ALL_PROCESSORS != 0) | (pl.col("processor_mask") == 0),
+        pl.col("processor_mask"),
+    ),
     # Which processors a sparse set names is not traced.
     "kvm_hv_flush_tlb_ex": (pl.col("format") == _SET_ALL, pl.lit(0, pl.UInt64)),
 }
