@@ -127,6 +127,10 @@ PARTS: tuple[str, ...] = tuple(dict.fromkeys(kind.part for kind in TRACKS.values
 #: The largest process id of Linux on 64-bit machines (PID_MAX_LIMIT); what is above is nobody's.
 _PID_MAX = 4 << 20
 
+#: Sequence on which processes and threads are described: the events of a sequence that describes a thread would be
+#: taken for that thread's.
+_APART = SEQUENCE + 1
+
 
 def vm_name(facts: Mapping[str, Any], vm: int) -> str:
     """What people call a VM: its name, else its number."""
@@ -207,8 +211,8 @@ class Tracks:
                 return TRACKS[kind].about + (f" Host thread {threads}." if tids else "")
         return TRACKS[kind].about
 
-    def _write(self, track: TrackDescriptor) -> None:
-        packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, track_descriptor=track)
+    def _write(self, track: TrackDescriptor, sequence: int = SEQUENCE) -> None:
+        packet = TracePacket(trusted_packet_sequence_id=sequence, track_descriptor=track)
         self._new.append(framed(packet.SerializeToString()))
 
     def describe_processes(self) -> None:
@@ -227,7 +231,7 @@ class Tracks:
             process.process.process_name = vm_name(facts, vm)
             if command := self._manifest.host.get("qemu_command"):
                 process.process.cmdline.append(str(command))
-            self._write(process)
+            self._write(process, _APART)
             for vcpu in facts["vcpus"]:
                 # A thread that was another vCPU before keeps its first name.
                 for tid in (tid for tid in vcpu["tids"] if tid not in taken):
@@ -235,7 +239,7 @@ class Tracks:
                     thread = self._apart(("thread", vm, tid))
                     thread.thread.pid, thread.thread.tid = pid, tid
                     thread.thread.thread_name = f"vCPU {vcpu['vcpu']}"
-                    self._write(thread)
+                    self._write(thread, _APART)
 
     def _apart(self, key: tuple[str, int, Any]) -> TrackDescriptor:
         uuid = self._uuids[key] = len(self._uuids) + 1

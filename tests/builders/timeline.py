@@ -54,7 +54,7 @@ def read_timeline(data: bytes) -> Timeline:
     facts = {}
     assert trace.packet[0].sequence_flags == 1
     for packet in trace.packet:
-        assert packet.trusted_packet_sequence_id == 1
+        assert packet.trusted_packet_sequence_id in (1, 2)
         for kind in kinds:
             for entry in getattr(packet.interned_data, kind):
                 names[kind][entry.iid] = entry.str.decode() if kind.endswith("values") else entry.name
