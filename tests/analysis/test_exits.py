@@ -81,6 +81,7 @@ def test_a_span_takes_exits_by_their_own_time(tmp_path: Path) -> None:
     """An exit counts where it lies in the span; its entry may lie behind it."""
     answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(first_ns=50, last_ns=149))
     assert [(row["reason"], row["time_ns"]) for row in answer.rows] == [("hlt", 70), ("io", 10)]
+    assert exits(tiny_store(tmp_path / "u.hvt", EVENTS), Question(first_ns=10, last_ns=50)).count == 2
     assert answer.excluded["unpaired"] == 0
 
 
@@ -94,12 +95,28 @@ def test_an_event_of_another_kind(tmp_path: Path) -> None:
 def test_numbers_without_a_name_are_shown_as_numbers(tmp_path: Path) -> None:
     """Also flags above the basic reason of VMX."""
     rows: list[Row] = [entry(0)]
-    for isa, reason in ((2, 0x7FF0), (1, 30), (1, 0x80000021), (1, 0xFFF0), (0, 5)):
+    for isa, reason in ((2, 0x7FF0), (2, 0x10078), (1, 30), (1, 0x80000021), (1, 0xFFF0), (0, 5)):
         ts = 10 * len(rows)
         rows += [(ts, "kvm_exit", 0, 0, {"isa": isa, "exit_reason": reason}), entry(ts + 1)]
     answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question(sort="reason"))
     names = [row["reason"] for row in answer.rows]
-    assert names == ["0x5", "0x7ff0", "0xfff0", "INVALID_STATE FAILED_VMENTRY", "IO_INSTRUCTION"]
+    assert names == ["0x10078", "0x5", "0x7ff0", "0xfff0", "INVALID_STATE FAILED_VMENTRY", "IO_INSTRUCTION"]
+
+
+def test_hypercalls_by_name(tmp_path: Path) -> None:
+    """Hyper-V's and KVM's own have the same numbers and different names."""
+    rows: list[Row] = [entry(0)]
+    calls = [
+        ("kvm_hv_hypercall", "code", 0x5C),
+        ("kvm_hv_hypercall", "code", 0x9999),
+        ("kvm_hypercall", "nr", 5),
+    ]
+    for tracepoint, column, number in [*calls, ("kvm_hypercall", "nr", 99)]:
+        ts = 10 * len(rows)
+        rows += [exit_at(ts, 0x81), (ts + 1, tracepoint, 0, 0, {column: number}), entry(ts + 2)]
+    answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question(by=("hypercall",), sort="reason"))
+    names = [(row["hypercall"], row["code"]) for row in answer.rows]
+    assert names == [("0x9999", 0x9999), ("HvCallPostMessage", 0x5C), ("KVM 99", 99), ("KVM_HC_KICK_CPU", 5)]
 
 
 def test_percentiles_are_values_that_occurred() -> None:

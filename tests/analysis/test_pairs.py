@@ -78,14 +78,21 @@ def test_a_return_to_userspace_without_an_exit_belongs_to_no_pair(tmp_path: Path
 
 def test_threads_are_paired_each_by_itself(tmp_path: Path) -> None:
     """Events of two vCPUs lie between one another."""
-    rows = [at(0), at(1, vcpu=1), exit_at(10), exit_at(12, HLT, vcpu=1), at(13), at(20, vcpu=1)]
-    store = tiny_store(tmp_path / "t.hvt", rows)
-    tables = {
-        name: store.scan(name).with_columns(tid=100 + pl.col("vcpu").cast(pl.Int32))
-        for name in store.tracepoints
-    }
-    frame = pairs(tables).select("vcpu", "tid", "ts_ns", "ns").collect()
-    assert frame.rows() == [(0, 100, 10, 3), (1, 101, 12, 8)]
+    rows = [
+        at(0),
+        at(1, vcpu=1, tid=101),
+        exit_at(10),
+        (12, "kvm_exit", 1, 0, {"isa": 2, "exit_reason": HLT, "tid": 101}),
+        at(13),
+        at(20, vcpu=1, tid=101),
+    ]
+    assert found(tmp_path, rows) == [(10, IO, 3, 0, "whole"), (12, HLT, 8, 0, "whole")]
+
+
+def test_a_vcpu_that_goes_on_in_another_thread_makes_no_pair(tmp_path: Path) -> None:
+    """Nobody knows when the first thread gave it up."""
+    rows = [at(0), exit_at(10), at(15, tid=101), at(20, tid=101)]
+    assert found(tmp_path, rows) == []
 
 
 def test_both_ends_are_of_one_vcpu(tmp_path: Path) -> None:
@@ -196,3 +203,20 @@ def test_of_injected_vectors_the_last_counts(tmp_path: Path) -> None:
         at(10),
     ]
     assert found(tmp_path, rows, about="vector") == [(5, HLT, 5, 0, "whole", 0xFD)]
+
+
+SOURCES = [
+    ("address", "kvm_fast_mmio", {"gpa": 0x1000}, 0x1000 << 1 | 1),
+    ("address", "kvm_mmio", {"gpa": 0x1000, "type": 0, "len": 4, "val": 0}, 0x1000 << 1),
+    ("hypercall", "kvm_hv_hypercall", {"code": 0x5C}, 0x5C),
+    ("hypercall", "kvm_hypercall", {"nr": 5}, 1 << 32 | 5),
+]
+
+
+@pytest.mark.parametrize(("subject", "tracepoint", "fields", "key"), SOURCES)
+def test_a_subject_may_be_told_by_several_tracepoints(
+    tmp_path: Path, subject: str, tracepoint: str, fields: dict[str, Any], key: int
+) -> None:
+    """A write that an ioeventfd took; a read that userspace has to satisfy; a hypercall of KVM's own."""
+    rows = [at(0), exit_at(10), at(12, tracepoint, **fields), at(20)]
+    assert found(tmp_path, rows, about=subject) == [(10, IO, 10, 0, "whole", key)]
