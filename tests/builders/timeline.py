@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
 __all__ = ["Drawn", "Timeline", "read_timeline"]
 
+#: What an event says of what is drawn, in the order of Drawn's fields.
+SHOWN = ("name", "category", "arguments", "flows", "at")
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """One slice (or instant: `end` is `start`). `depth` is 0 for the outermost of its track."""
+    """One slice (or instant: `end` is `start`). `depth` is 0 for the outermost of its track.
+
+    `flows`: ids of the flows it is on. `at`: its place among all that begins, in the order Perfetto sees.
+    """
 
     track: tuple[str, ...]
     start: int
@@ -22,6 +29,8 @@ class Drawn:
     name: str
     category: str
     arguments: dict[str, Any] = field(default_factory=dict, compare=False)
+    flows: tuple[int, ...] = field(default=(), compare=False)
+    at: int = field(default=-1, compare=False)
 
     @property
     def short(self) -> tuple[int, int, int, str]:
@@ -31,17 +40,38 @@ class Drawn:
 
 @dataclass
 class Timeline:
-    """What a trace holds. Tracks are named from the outermost group on."""
+    """What a trace holds. Tracks are named from the outermost group on.
+
+    `processes`: pid → name; `threads`: tid → pid and name.
+    """
 
     slices: list[Drawn]
     instants: list[Drawn]
     counters: dict[tuple[str, ...], list[tuple[int, float]]]
     tracks: dict[tuple[str, ...], Any]
     facts: dict[str, str]
+    processes: dict[int, str]
+    threads: dict[int, tuple[int, str]]
 
     def on(self, *track: str) -> list[tuple[int, int, int, str]]:
         """Slices of a track, in order of time, the outer before the inner."""
         return [s.short for s in self.slices if s.track == track]
+
+    def instants_on(self, *track: str) -> list[tuple[int, str]]:
+        """Instants of a track, in order of time."""
+        return [(s.start, s.name) for s in self.instants if s.track == track]
+
+    def flows(self) -> dict[int, list[Drawn]]:
+        """What is on each flow, in order of time."""
+        found: dict[int, list[Drawn]] = defaultdict(list)
+        for drawn in sorted([*self.slices, *self.instants], key=lambda s: s.at):
+            for flow in drawn.flows:
+                found[flow].append(drawn)
+        return found
+
+    def arrows(self) -> list[tuple[Drawn, Drawn]]:
+        """From each slice or instant on a flow to the next one on it."""
+        return [pair for on in self.flows().values() for pair in pairwise(on)]
 
 
 def read_timeline(data: bytes) -> Timeline:
@@ -50,6 +80,8 @@ def read_timeline(data: bytes) -> Timeline:
     kinds = ("event_names", "event_categories", "debug_annotation_names", "debug_annotation_string_values")
     names: dict[str, dict[int, str]] = {kind: {} for kind in kinds}
     tracks: dict[int, Any] = {}
+    processes: dict[int, str] = {}
+    threads: dict[int, tuple[int, str]] = {}
     events = []
     facts = {}
     assert trace.packet[0].sequence_flags == 1
@@ -62,7 +94,13 @@ def read_timeline(data: bytes) -> Timeline:
             info = packet.system_info
             facts = {"made by": info.tracing_service_version, "kernel": info.utsname.release}
         if packet.HasField("track_descriptor"):
-            tracks[packet.track_descriptor.uuid] = packet.track_descriptor
+            described = packet.track_descriptor
+            if described.HasField("process"):
+                processes[described.process.pid] = described.process.process_name
+            elif described.HasField("thread"):
+                threads[described.thread.tid] = (described.thread.pid, described.thread.thread_name)
+            else:
+                tracks[described.uuid] = described
         if packet.HasField("track_event"):
             assert packet.sequence_flags == 2
             assert packet.track_event.track_uuid in tracks
@@ -73,19 +111,22 @@ def read_timeline(data: bytes) -> Timeline:
         return (*path(track.parent_uuid), track.name) if track.parent_uuid else (track.name,)
 
     paths = {uuid: path(uuid) for uuid in tracks}
-    found = Timeline([], [], defaultdict(list), {paths[u]: t for u, t in tracks.items()}, facts)
+    named = {paths[u]: t for u, t in tracks.items()}
+    assert len(named) == len(paths), "two tracks with one name"
+    found = Timeline([], [], defaultdict(list), named, facts, processes, threads)
     is_open: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     # As Perfetto does: by time, and in the order of the file where times are equal.
-    for ts, event in sorted(events, key=lambda e: e[0]):
+    for at, (ts, event) in enumerate(sorted(events, key=lambda e: e[0])):
         uuid, track = event["track"], paths[event["track"]]
-        shown = (event["name"], event["category"], event["arguments"])
+        event["at"] = at
+        shown = [event[key] for key in SHOWN]
         match event["type"]:
             case TrackEvent.TYPE_SLICE_BEGIN:
                 is_open[uuid].append((ts, event))
             case TrackEvent.TYPE_SLICE_END:
                 start, begun = is_open[uuid].pop()
                 depth = len(is_open[uuid])
-                shown = (begun["name"], begun["category"], begun["arguments"])
+                shown = [begun[key] for key in SHOWN]
                 found.slices.append(Drawn(track, start, ts, depth, *shown))
             case TrackEvent.TYPE_INSTANT:
                 found.instants.append(Drawn(track, ts, ts, 0, *shown))
@@ -110,5 +151,6 @@ def _event(event: Any, names: dict[str, dict[int, str]]) -> dict[str, Any]:
         "name": names["event_names"][event.name_iid] if event.name_iid else "",
         "category": names["event_categories"][event.category_iids[0]] if event.category_iids else "",
         "arguments": arguments,
+        "flows": tuple(event.flow_ids),
         "value": event.double_counter_value,
     }

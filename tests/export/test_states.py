@@ -91,7 +91,7 @@ def test_a_detail_traced_before_its_late_exit_is_found(tmp_path: Path) -> None:
         leave(200, MSR),
         entry(300),
     ]
-    assert (200, 300, 1, "write MSR 0x830") in drawn(tmp_path, rows).on(*VCPU_0)
+    assert (200, 300, 1, "write IA32_X2APIC_ICR") in drawn(tmp_path, rows).on(*VCPU_0)
 
 
 def test_a_hypercall_shows_what_it_answered(tmp_path: Path) -> None:
