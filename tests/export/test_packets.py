@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
@@ -36,6 +36,8 @@ def written(packets: Messages) -> bytes:
 
 
 @MAKERS
+@settings(deadline=None)
+@settings(deadline=None)
 @given(events=st.lists(EVENT, max_size=20))
 def test_events_decode_to_what_was_given(
     make: Callable[..., Messages], kind: int, events: list[tuple[int, int, list[int]]]

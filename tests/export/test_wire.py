@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackEvent
 
@@ -20,6 +20,8 @@ def written(packets: Messages) -> bytes:
     return bytes(in_order([packets], [np.arange(len(packets))]))
 
 
+@settings(deadline=None)
+@settings(deadline=None)
 @given(st.lists(st.tuples(STAMP, st.integers(1, 2**40), st.integers(1, 2**21), U64, U64), max_size=30))
 def test_slices_decode_to_what_was_given(rows: list[tuple[int, int, int, int, int]]) -> None:
     """Time stamp, track, name and arguments of every width; an argument may be absent."""
