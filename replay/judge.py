@@ -206,6 +206,7 @@ class Judge:
             if event[0] > known.last_seq:
                 known.last_seq, known.last_ts_ns = event[0], event[1]
             return
+        past = _history(event, vcpu)
         found = Divergence(
             rule.code,
             rule.name,
@@ -219,7 +220,8 @@ class Judge:
             verdict.observed,
             message,
             state=state_for(rule.code, vcpu),
-            history=_history(event, vcpu),
+            history=[text_of(one) for one in past],
+            history_seqs=[one[0] for one in past],
             last_seq=event[0],
             last_ts_ns=event[1],
             known=key[2],
@@ -247,10 +249,10 @@ class Judge:
         self.divergences[key] = found
 
 
-def _history(event: Event, vcpu: Vcpu) -> list[str]:
+def _history(event: Event, vcpu: Vcpu) -> list[Event]:
     """The last events of a vCPU, with the one in question also where it is not among them."""
     last = {past[0]: past for past in (*vcpu.history, event)}
-    return [text_of(last[seq]) for seq in sorted(last)]
+    return [last[seq] for seq in sorted(last)]
 
 
 def _needs(rules: dict[Moment, tuple[Rule, ...]]) -> dict[str, frozenset[str]]:

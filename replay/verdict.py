@@ -118,7 +118,7 @@ class Divergence:
     """A reported divergence: the first of its kind in its VM, with the number of further ones folded into it.
 
     `state` is the modelled state by name, `history` the last events of the vCPU as lines of text, oldest
-    first.
+    first, `history_seqs` their ranks.
     """
 
     rule: str
@@ -134,6 +134,7 @@ class Divergence:
     message: str
     state: dict[str, str] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
+    history_seqs: list[int] = field(default_factory=list)
     count: int = 1
     #: Divergences of rules of the same theme, folded into this one: code → number.
     also: dict[str, int] = field(default_factory=dict)

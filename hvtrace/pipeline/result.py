@@ -131,6 +131,7 @@ def write_verdicts(directory: Path, result: CheckResult) -> None:
             "count": found.count,
             "last_seq": found.last_seq,
             "known": found.known,
+            "history": found.history_seqs,
         }
         for found in result.divergences
     ]

@@ -29,8 +29,9 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 
 
 def arrow_type(field: Field) -> pa.DataType:
-    """Arrow type of a declared column."""
-    return ARROW_TYPES[field.type]
+    """Arrow type of a declared column; "u64 list" is a list of u64."""
+    of, is_list, _ = field.type.partition(" list")
+    return pa.list_(ARROW_TYPES[of]) if is_list else ARROW_TYPES[of]
 
 
 def arrow_schema(fields: Iterable[Field]) -> pa.Schema:

@@ -31,6 +31,12 @@ DIVERGENCES: tuple[Field, ...] = (
     Field("count", "u64", "How many of its kind were folded into this one."),
     Field("last_seq", "u64", "Rank of the last event of its kind."),
     Field("known", "bool", "Accepted by a baseline."),
+    Field(
+        "history",
+        "u64 list",
+        "Ranks of the last events of the vCPU when it was found, with the event that diverges, in order; those after "
+        "it are what came instead of what had to follow.",
+    ),
 )
 
 COVERAGE: tuple[Field, ...] = (

@@ -145,6 +145,7 @@ def test_the_verdicts_in_a_store_are_those_of_the_check(tmp_path: Path) -> None:
             "rule": "HV206", "name": "msr-fixed-value", "severity": "error", "seq": 2, "ts_ns": 20, "vm": 0,
             "vcpu": 0, "tracepoint": "kvm_msr", "expected": found.expected, "observed": found.observed,
             "message": found.message, "count": 1, "last_seq": 2, "known": False,
+            "history": [2],
         }
     ]  # fmt: skip
     counts = made.scan("coverage").collect().to_dicts()

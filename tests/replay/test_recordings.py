@@ -106,6 +106,9 @@ def test_verdicts_are_written_into_the_store(stores) -> None:
     assert [(row["rule"], row["expected"], row["observed"]) for row in rows] == [
         ("HV208", "0x104d000", "0x104d001")
     ]
+    told = [int(line.partition(" ")[0]) for line in result.divergences[0].history]
+    assert rows[0]["history"] == told
+    assert told[-1] == rows[0]["seq"]
     counts = pq.read_table(store.path / "coverage.parquet").to_pylist()
     held = {row["rule"]: row["count"] for row in counts if row["verdict"] == "holds"}
     assert held["HV204"] == result.coverage["HV204"].holds > 0
