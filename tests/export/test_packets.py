@@ -37,7 +37,6 @@ def written(packets: Messages) -> bytes:
 
 @MAKERS
 @settings(deadline=None)
-@settings(deadline=None)
 @given(events=st.lists(EVENT, max_size=20))
 def test_events_decode_to_what_was_given(
     make: Callable[..., Messages], kind: int, events: list[tuple[int, int, list[int]]]

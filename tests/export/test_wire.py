@@ -21,7 +21,6 @@ def written(packets: Messages) -> bytes:
 
 
 @settings(deadline=None)
-@settings(deadline=None)
 @given(st.lists(st.tuples(STAMP, st.integers(1, 2**40), st.integers(1, 2**21), U64, U64), max_size=30))
 def test_slices_decode_to_what_was_given(rows: list[tuple[int, int, int, int, int]]) -> None:
     """Time stamp, track, name and arguments of every width; an argument may be absent."""
