@@ -1,52 +1,38 @@
-"""What handling exits took, by reason: counts, times, percentiles. The answer of `hvtrace exits`."""
+"""What handling exits took, by reason. The answer of `hvtrace exits`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
+from hvtrace.analysis.figures import FIGURES, SORT_KEYS, histograms, statistics
 from hvtrace.analysis.pairs import BACKWARDS, EVENTS, LOST, WHOLE, Part, pairs
 from hvtrace.analysis.subjects import ACCESSES, SUBJECTS, Subject, exit_reason
 from hvtrace.errors import InputError
 from hvtrace.store import Store
 
-__all__ = ["BY", "FIGURES", "PERCENTILES", "SORT_KEYS", "Exits", "Question", "exits", "statistics"]
-
-#: Column → permille of the pairs that took no longer. The value is one that occurred (nearest rank).
-PERCENTILES = {"p50_ns": 500, "p90_ns": 900, "p99_ns": 990, "p99_9_ns": 999}
-
-#: What every row says of its pairs, in this order; times in ns.
-FIGURES = (
-    "count",
-    "count_share",
-    "time_ns",
-    "time_share",
-    "kernel_ns",
-    "userspace_ns",
-    "min_ns",
-    "mean_ns",
-    "max_ns",
-    "deviation",
-    *PERCENTILES,
-)
+__all__ = ["BY", "Exits", "Question", "exits"]
 
 #: What rows may be broken down by, beside the reason.
 BY = ("vm", "vcpu", *(subject.name for subject in SUBJECTS))
 
-#: Word on the command line → figure.
-SORT_KEYS = {name.removesuffix("_ns").replace("_", "."): name for name in FIGURES if "share" not in name}
+#: Key → what it is called.
+_PLACES = {"vm": "VM", "vcpu": "vCPU"}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked.
 
-    `event` is one of EVENTS. `by` are words of BY; of those that are subjects at most one, and only with vmexit
-    ("reason" may stand among them: it always is a key). `vm` and `vcpu` restrict to a VM and to vCPUs with an id,
-    `first_ns` and `last_ns` to events in that span. `sort` is one of SORT_KEYS or "reason".
+    `event` is one of hvtrace.analysis.pairs.EVENTS. `by` are words of BY; of those that are subjects at most one, and
+    only with vmexit ("reason" may stand among them: it always is a key). `vm` and `vcpu` restrict to a VM and to vCPUs
+    with an id, `first_ns` and `last_ns` to events in that span. `sort` is one of SORT_KEYS or "reason".
+
+    `than_ns` lists only what took longer, and each pair by itself. With `interval_ns` there are rows for each such part
+    of the time, from the recording's start on. `histogram` adds how the times are spread.
     """
 
     event: str = "vmexit"
@@ -56,15 +42,47 @@ class Question:
     first_ns: int | None = None
     last_ns: int | None = None
     sort: str = "time"
+    than_ns: int | None = None
+    interval_ns: int | None = None
+    histogram: bool = False
+
+    @property
+    def places(self) -> list[str]:
+        """Of vm and vcpu those that are keys; a vCPU's id says nothing without its VM."""
+        return [name for name in _PLACES if name in self.by or "vcpu" in self.by]
+
+    @property
+    def subject(self) -> Subject | None:
+        """What exits are broken down by."""
+        return next((subject for subject in SUBJECTS if subject.name in self.by), None)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the keys and figures that rows have, in order."""
+        start = [] if self.interval_ns is None else ["from_ns"]
+        own: dict[str, Any] = {}
+        if self.event != "vmexit":
+            own = ACCESSES[self.event][0](0)
+        else:
+            own["nested"] = False
+            if self.subject is not None:
+                own |= self.subject.columns(0)
+        rate = [] if self.interval_ns is None else ["per_second"]
+        return [*start, *self.places, "reason", *own, *rate, *FIGURES]
 
 
 @dataclass(slots=True)
 class Exits:
     """The answer.
 
-    `rows`: keys ("vm", "vcpu" where asked for, "reason", what the subject gives) and FIGURES; `labels`: the keys of
-    each for people. `count` and `time_ns` are those of all pairs, also of those that no row lists because they have no
-    subject. `excluded`: events of the kind asked for that are in no pair or in none that counts, by why.
+    `rows`: keys ("from_ns", "vm", "vcpu" where asked for; "reason"; of exits "nested": from a guest's guest; what the
+    subject gives), FIGURES, with interval_ns "per_second" (null where the clock counts ticks), and "histogram" where
+    asked for: [from_ns, to_ns, count] for each step in which there is something. `labels`: the keys of each for
+    people. `count` and `time_ns` are those of all pairs, also of those that no row lists because they have no subject
+    or were short. `excluded`: events of the kind asked for that are in no pair or in none that counts, by why.
+
+    `slow`: with than_ns the pairs themselves, the longest first: keys, seq and ts_ns of the event that begins the pair,
+    end_seq and end_ns, ns, userspace_ns. `slow_labels` name them.
     """
 
     question: Question
@@ -73,26 +91,25 @@ class Exits:
     count: int
     time_ns: int
     excluded: dict[str, int]
+    slow: list[dict[str, Any]] = field(default_factory=list)
+    slow_labels: list[str] = field(default_factory=list)
 
     @property
-    def columns(self) -> list[str]:
-        """Names of the keys and figures that rows have, in order."""
-        subject = _subject(self.question)
-        if self.question.event != "vmexit":
-            own = list(ACCESSES[self.question.event][0](0))
-        else:
-            own = [] if subject is None else list(subject.columns(0))
-        return [*_places(self.question), "reason", *own, *FIGURES]
+    def frame(self) -> pl.DataFrame:
+        """The rows as a frame, without histograms."""
+        columns = self.question.columns
+        return pl.DataFrame({name: [row[name] for row in self.rows] for name in columns})
 
     def as_dict(self) -> dict[str, Any]:
         """Return question and answer as the JSON form has them."""
-        return {
+        answer = {
             **asdict(self.question),
             "count": self.count,
             "time_ns": self.time_ns,
             "excluded": self.excluded,
             "rows": self.rows,
         }
+        return answer if self.question.than_ns is None else answer | {"slow": self.slow}
 
 
 def exits(store: Store, question: Question = Question()) -> Exits:
@@ -100,87 +117,91 @@ def exits(store: Store, question: Question = Question()) -> Exits:
     _check(store, question)
     tables = _tables(store, question)
     lost = store.scan("lost").collect() if store.has("lost") else None
-    subject = _subject(question)
+    subject = question.subject
     rows = () if subject is None else subject.rows
     found = pairs(tables, question.event, lost, rows, last=subject is not None and subject.last)
-    kept = found.filter(pl.lit(value=True), *_span(question)).collect()
+    kept = found.filter(pl.lit(value=True), *_span(question, _own_time(question))).collect()
     whole = kept.filter(pl.col("state") == WHOLE)
-    keys = [*_places(question), "key", *([] if subject is None else ["about"])]
+    keys = [*question.places, "key"]
+    keys += ["nested"] if question.event == "vmexit" else []
+    keys += [] if subject is None else ["about"]
     listed = whole if subject is None else whole.filter(pl.col("about").is_not_null())
-    count, time = len(whole), int(whole["ns"].sum())
-    figures = statistics(listed.lazy(), keys).collect().iter_rows(named=True)
-    named = [_row(one, question, count, time) for one in figures]
+    if question.than_ns is not None:
+        listed = listed.filter(pl.col("ns") > question.than_ns)
+    if (width := question.interval_ns) is not None:
+        start = store.manifest.time.get("first_ns") or 0
+        listed = listed.with_columns(from_ns=(pl.col("ts_ns") - start) // width * width + start)
+        keys.insert(0, "from_ns")
+    answer = Exits(question, [], [], len(whole), int(whole["ns"].sum()), _excluded(question, tables, kept))
+    named = _rows(listed, keys, answer, in_ns=store.manifest.clock.get("unit", "ns") == "ns")
+    answer.labels, answer.rows = [label for label, _ in named], [row for _, row in named]
+    if question.than_ns is not None:
+        slow = listed.sort(["ns", "seq"], descending=[True, False]).with_columns(
+            end_ns=pl.col("ts_ns") + pl.col("ns")
+        )
+        # A single one is of a vCPU, and has its own time.
+        single = replace(question, by=(*question.by, "vcpu"), interval_ns=None)
+        each = [(_keys(row, single), row) for row in slow.iter_rows(named=True)]
+        answer.slow_labels = [label for (label, _), _ in each]
+        answer.slow = [own | {name: row[name] for name in _PAIR} for (_, own), row in each]
+    return answer
+
+
+#: What is told of a single pair, beside its keys.
+_PAIR = ("tid", "seq", "ts_ns", "end_seq", "end_ns", "ns", "userspace_ns")
+
+
+def _rows(
+    listed: pl.DataFrame, keys: list[str], answer: Exits, *, in_ns: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """Labels and rows, in the order asked for."""
+    question = answer.question
+    spread: dict[tuple[Any, ...], list[tuple[int, int, int]]] = {}
+    if question.histogram:
+        for *key, starts, ends, counts in histograms(listed.lazy(), keys).collect().iter_rows():
+            spread[tuple(key)] = list(zip(starts, ends, counts, strict=True))
+    named = []
+    for figures in statistics(listed.lazy(), keys).collect().iter_rows(named=True):
+        label, row = _keys(figures, question)
+        time = answer.time_ns
+        figures["count_share"] = figures["count"] / answer.count
+        figures["time_share"] = figures["time_ns"] / time if time else 0.0
+        if question.interval_ns is not None:
+            row["per_second"] = figures["count"] * 1e9 / question.interval_ns if in_ns else None
+        row |= {name: figures[name] for name in FIGURES}
+        if question.histogram:
+            row["histogram"] = spread[tuple(figures[key] for key in keys)]
+        named.append((label, row))
     named.sort(key=lambda row: row[0])
     if question.sort != "reason":
         named.sort(key=lambda row: row[1][SORT_KEYS[question.sort]], reverse=True)
-    excluded = _excluded(question, tables, kept)
-    return Exits(question, [row for _, row in named], [label for label, _ in named], count, time, excluded)
+    if question.interval_ns is not None:
+        named.sort(key=lambda row: row[1]["from_ns"])
+    return named
 
 
-def statistics(pairs: pl.LazyFrame, keys: Sequence[str]) -> pl.LazyFrame:
-    """Figures of pairs (ns, userspace_ns; see hvtrace.analysis.pairs) by `keys`: those of FIGURES but the shares.
-
-    deviation is that of the mean, in percent of it: standard deviation / √count / mean, as perf prints it.
-    """
-    ns, number = pl.col("ns"), pl.len().cast(pl.Int64)
-    ranks = {name: (number * permille + 999) // 1000 - 1 for name, permille in PERCENTILES.items()}
-    return (
-        pairs.sort("ns")
-        .group_by(keys)
-        .agg(
-            count=number,
-            time_ns=ns.sum(),
-            userspace_ns=pl.col("userspace_ns").sum(),
-            min_ns=ns.first(),
-            max_ns=ns.last(),
-            mean=ns.mean(),
-            std=ns.std(ddof=1),
-            **{name: ns.get(rank) for name, rank in ranks.items()},
-        )
-        .with_columns(
-            kernel_ns=pl.col("time_ns") - pl.col("userspace_ns"),
-            mean_ns=pl.col("mean").round().cast(pl.Int64),
-            deviation=pl.when(pl.col("mean") > 0)
-            .then(100 * pl.col("std") / pl.col("count").sqrt() / pl.col("mean"))
-            .fill_null(0.0),
-        )
-        .drop("mean", "std")
-    )
-
-
-def _row(figures: dict[str, Any], question: Question, count: int, time: int) -> tuple[str, dict[str, Any]]:
-    """Label and row of one of the statistics; shares are those of `count` and `time`."""
-    row: dict[str, Any] = {name: figures[name] for name in _places(question)}
-    label = [f"{title} {'?' if row[name] is None else row[name]}" for name, title in _PLACES if name in row]
+def _keys(values: dict[str, Any], question: Question) -> tuple[str, dict[str, Any]]:
+    """Label and keys of a row, or of a pair."""
+    start = [] if question.interval_ns is None else ["from_ns"]
+    keys: dict[str, Any] = {name: values[name] for name in [*start, *question.places]}
+    label = [
+        f"{title} {'?' if keys[name] is None else keys[name]}"
+        for name, title in _PLACES.items()
+        if name in keys
+    ]
     if question.event == "vmexit":
-        row["reason"] = exit_reason(figures["key"])
-        label.append(row["reason"])
-        if (subject := _subject(question)) is not None:
-            own = subject.columns(figures["about"])
+        keys |= {"reason": exit_reason(values["key"]), "nested": values["nested"]}
+        label += [*(["L2"] if values["nested"] else []), keys["reason"]]
+        if (subject := question.subject) is not None:
+            own = subject.columns(values["about"])
             label.append(subject.label(own))
-            row |= own
+            keys |= own
     else:
         columns, form = ACCESSES[question.event]
-        own = columns(figures["key"])
-        row |= {"reason": form(own), **own}
-        label += [row["reason"], *([] if "msr" not in own else [own["msr"]])]
-    shares = {
-        "count_share": figures["count"] / count,
-        "time_share": figures["time_ns"] / time if time else 0.0,
-    }
-    return " ".join(label), row | {name: shares.get(name, figures.get(name)) for name in FIGURES}
-
-
-_PLACES = (("vm", "VM"), ("vcpu", "vCPU"))
-
-
-def _places(question: Question) -> list[str]:
-    """Of vm and vcpu those that are keys; a vCPU's id says nothing without its VM."""
-    return [name for name, _ in _PLACES if name in question.by or "vcpu" in question.by]
-
-
-def _subject(question: Question) -> Subject | None:
-    return next((s for s in SUBJECTS if s.name in question.by), None)
+        own = columns(values["key"])
+        keys |= {"reason": form(own), **own}
+        label += [keys["reason"], *([] if "msr" not in own else [own["msr"]])]
+    return " ".join(label), keys
 
 
 def _check(store: Store, question: Question) -> None:
@@ -213,17 +234,24 @@ def _tables(store: Store, question: Question) -> dict[str, pl.LazyFrame]:
     return {name: store.scan(name).filter(*wanted) for name in store.tracepoints}
 
 
-def _span(question: Question, ts: str = "ts_ns") -> list[pl.Expr]:
+def _own_time(question: Question) -> pl.Expr:
+    """When the event was that a pair is about: at its beginning, but for reads of MMIO."""
+    begin = pl.col("ts_ns")
+    read = pl.col("key") % 2 == 0
+    return pl.when(read).then(begin + pl.col("ns")).otherwise(begin) if question.event == "mmio" else begin
+
+
+def _span(question: Question, ts: pl.Expr) -> list[pl.Expr]:
     """Conditions for a time stamp to lie in the span asked for."""
     first, last = question.first_ns, question.last_ns
-    within = [] if first is None else [pl.col(ts) >= first]
-    return within if last is None else [*within, pl.col(ts) <= last]
+    within = [] if first is None else [ts >= first]
+    return within if last is None else [*within, ts <= last]
 
 
 def _excluded(question: Question, tables: dict[str, pl.LazyFrame], kept: pl.DataFrame) -> dict[str, int]:
     """How many events have no pair that counts, by why."""
     told = [begin.rows for begin in EVENTS[question.event] if begin.part != Part.OPEN]
-    span = _span(question)
+    span = _span(question, pl.col("ts_ns"))
 
     def number(attributed: pl.Expr) -> int:
         counts = [

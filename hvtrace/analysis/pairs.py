@@ -43,6 +43,8 @@ class Part(IntEnum):
     ASIDE = 4
     #: Tells what the unit was about.
     DETAIL = 5
+    #: Tells that the exit was one of a nested guest.
+    NESTED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def key_of(number: str, bit: pl.Expr) -> pl.Expr:
 _NO_KEY = pl.lit(0, pl.UInt64)
 _ENTRIES = Rows("kvm_entry", _NO_KEY)
 _RETURNS = Rows("kvm_userspace_exit", _NO_KEY)
+#: KVM traces it for every exit from a guest's guest (L2), whoever handles it.
+_NESTED = Rows("kvm_nested_vmexit", _NO_KEY)
 #: isa << 32 | exit_reason.
 _REASON = pl.col("isa").cast(pl.UInt64) * (1 << 32) + pl.col("exit_reason")
 #: Of kvm_mmio: an address has fewer than 63 bits. A read that is not yet satisfied (type 0) is no pair's end.
@@ -106,8 +110,9 @@ def pairs(
     `tables` are a store's, by name; one that is absent has no rows. `lost` has the columns of lost.parquet.
 
     Columns: vm, vcpu, tid; seq and ts_ns of the event that begins the pair; end_seq of the one that ends it; ns, the
-    time between them; userspace_ns, how much of it follows the first return to userspace; key, of the event; state:
-    WHOLE, LOST (events were lost meanwhile) or BACKWARDS (it ends before it begins).
+    time between them; userspace_ns, how much of it follows the first return to userspace; key, of the event; nested,
+    whether the exit was one of a nested guest (kvm_nested_vmexit stands in the pair's unit); state: WHOLE, LOST (events
+    were lost meanwhile) or BACKWARDS (it ends before it begins).
 
     With `about` there is one more column, about: the key of the first (or `last`) of these rows in the pair's unit,
     null where it has none. A unit is what lies between two kvm_entry. What stands in it before its kvm_exit belongs to
@@ -116,8 +121,10 @@ def pairs(
     part, before = pl.col("part"), pl.col("part").shift(1)
     rows = _ordered(tables, event, about)
     details = rows.filter(part == Part.DETAIL).select("unit", about="key")
-    if about:
-        rows = rows.filter(part != Part.DETAIL)
+    nested = rows.filter(part == Part.NESTED).select("unit", nested=pl.lit(value=True)).unique("unit")
+    marked = _NESTED.table in tables
+    if about or marked:
+        rows = rows.filter(part < Part.DETAIL)
     rows = rows.with_columns(losses=_losses(lost))
     # Of several returns the first counts: no event tells when KVM_RUN was called again.
     rows = rows.filter((part != Part.ASIDE) | (before != Part.ASIDE))
@@ -128,6 +135,11 @@ def pairs(
         # An entry ends nothing as long as it is not known what was opened.
         opened = _joined(rows.filter(part != Part.END), Part.OPEN, (Part.CLOSE,))
         found = pl.concat([found, opened])
+    if marked:
+        found = found.join(nested, on="unit", how="left", maintain_order="left")
+        found = found.with_columns(pl.col("nested").fill_null(value=False))
+    else:
+        found = found.with_columns(nested=pl.lit(value=False))
     if not about:
         return found.drop("unit")
     details = details.unique("unit", keep="last" if last else "first", maintain_order=True)
@@ -140,6 +152,7 @@ def _ordered(tables: Mapping[str, pl.LazyFrame], event: str, about: tuple[Rows, 
         *((begin.rows, begin.part) for begin in EVENTS[event]),
         (_ENTRIES, Part.END),
         (_RETURNS, Part.ASIDE),
+        (_NESTED, Part.NESTED),
         *((rows, Part.DETAIL) for rows in about),
     ]
     thread = pl.col("tid").cast(pl.UInt32).cast(pl.UInt64)

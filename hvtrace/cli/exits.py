@@ -91,6 +91,17 @@ def exits(
         int | None,
         typer.Option("--top", min=0, metavar="N", help=f"Only so many rows; 0: all. Text: {TOP}, else all."),
     ] = None,
+    than: Annotated[
+        str | None,
+        typer.Option("--than", metavar="TIME", help="Only what took longer, and each by itself: 5ms."),
+    ] = None,
+    interval: Annotated[
+        str | None,
+        typer.Option("--interval", metavar="TIME", help="Rows for each such part of the time: 100ms."),
+    ] = None,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="Show how the times are spread (text, json).")
+    ] = False,
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help=f"Only from then on: {TIME_HELP}.")
     ] = None,
@@ -112,6 +123,10 @@ def exits(
       hvtrace exits trace.hvt --by msr --sort count --vcpu 0
 
       hvtrace exits trace.dat --event ioport --from +1.5s --to +2s
+
+      hvtrace exits trace.hvt --by port --than 5ms
+
+      hvtrace exits trace.hvt --interval 100ms --by vcpu --output-format csv
 
       hvtrace exits trace.hvt --by vcpu --output-format json | jq .rows
     """
@@ -135,10 +150,17 @@ def exits(
     span = [None if t is None else parse_time(t, first, unit=unit) for t in (start, end)]
     if span[0] is not None and span[1] is not None and span[1] < span[0]:
         raise typer.BadParameter(f"--to {end} is before --from {start}")
-    found = answer(store, Question(str(event), words, vm, vcpu, span[0], span[1], str(sort)))
+    longer, width = (None if t is None else parse_time(t, 0, unit=unit) for t in (than, interval))
+    if width == 0:
+        raise typer.BadParameter("--interval 0: a part of the time is longer than nothing")
+    question = Question(
+        str(event), words, vm, vcpu, span[0], span[1], str(sort), longer, width, histogram=histogram
+    )
+    found = answer(store, question)
     if output_format is Format.TEXT:
-        typer.echo(as_text(found.as_dict(), found.labels, unit, TOP if top is None else top or None))
+        shown = TOP if top is None else top or None
+        typer.echo(as_text(found.as_dict(), found.labels, found.slow_labels, unit, shown))
     elif output_format is Format.JSON:
         typer.echo(as_json(found.as_dict(), str(source), unit, top or None))
     else:
-        typer.echo(as_csv(found.as_dict(), found.columns, top or None))
+        typer.echo(as_csv(found.as_dict(), question.columns, top or None))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hvtrace.render.terminal import count, duration, plural, safe, styled
+from hvtrace.render.terminal import count, duration, plural, safe, stamp, styled
 
 __all__ = ["as_csv", "as_json", "as_text"]
 
@@ -30,7 +30,11 @@ EXCLUDED = {
     "unattributed": ("event", "of unknown vCPUs"),
 }
 
+#: Rows whose histogram the text form shows.
+SPREAD = 6
+
 BAR = 8
+SPREAD_BAR = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +82,70 @@ def _bar(row: dict[str, Any]) -> str:
     return "█" * (whole - light) + "░" * light
 
 
-def as_text(answer: dict[str, Any], labels: Sequence[str], unit: str, top: int | None) -> str:
+def as_text(
+    answer: dict[str, Any], labels: Sequence[str], slow_labels: Sequence[str], unit: str, top: int | None
+) -> str:
     """Return a table as wide as the terminal, and what was left out of it.
 
-    `labels` name the rows; `unit` is that of the times: ns, or ticks of a clock whose frequency is not known.
+    `labels` name the rows, `slow_labels` the pairs listed one by one; `unit` is that of the times: ns, or ticks of a
+    clock whose frequency is not known.
     """
 
     def time(number: int) -> str:
         return duration(number) if unit == "ns" else count(number)
 
+    def when(ts: int) -> str:
+        return stamp(ts) if unit == "ns" else str(ts)
+
     width = shutil.get_terminal_size((80, 24)).columns
+    sections = [_head(answer, unit, time, width)]
+    if answer["than_ns"] is not None:
+        sections.append(_slow(answer["slow"], slow_labels, time, when, top))
     rows = [row | {"label": safe(label)} for row, label in zip(answer["rows"], labels, strict=True)][:top]
-    lines = [*_head(answer, unit, time, width), ""]
+    for row in rows:
+        if answer["interval_ns"] is not None:
+            row["label"] = f"{when(row['from_ns'])} {row['label']}"
     if rows:
-        lines += _table({column: [column.cell(row, time) for row in rows] for column in COLUMNS}, width)
-    if more := len(answer["rows"]) - len(rows):
-        lines.append(f"… and {more:,} more (all: --top 0)")
+        table = _table({column: [column.cell(row, time) for row in rows] for column in COLUMNS}, width)
+        sections.append([*table, *_more(len(answer["rows"]) - len(rows))])
+    if answer["histogram"]:
+        sections += [
+            [styled(row["label"], "bold"), *_spread(row["histogram"], time)] for row in rows[:SPREAD]
+        ]
     excluded = [(number, *EXCLUDED[why]) for why, number in answer["excluded"].items() if number]
     if excluded:
         left_out = ", ".join(f"{plural(number, noun)} {what}" for number, noun, what in excluded)
-        lines += ["", f"Not counted: {left_out}."]
-    return "\n".join(lines)
+        sections.append([f"Not counted: {left_out}."])
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _more(number: int) -> list[str]:
+    return [f"… and {number:,} more (all: --top 0)"] if number else []
+
+
+def _slow(
+    slow: Sequence[dict[str, Any]],
+    labels: Sequence[str],
+    time: Callable[[int], str],
+    when: Callable[[int], str],
+    top: int | None,
+) -> list[str]:
+    """Lines of pairs, each with the ranks (`seq`) of its two events."""
+    lines = []
+    for pair, label in list(zip(slow, labels, strict=True))[:top]:
+        outside = f", {time(pair['userspace_ns'])} of it in userspace" if pair["userspace_ns"] else ""
+        lines.append(f"{when(pair['ts_ns'])}  {safe(label)}  {time(pair['ns'])}{outside}")
+        lines.append(f"    thread {pair['tid']}, events {pair['seq']} and {pair['end_seq']}")
+    return [*lines, *_more(len(slow) - len(lines) // 2)]
+
+
+def _spread(histogram: Sequence[tuple[int, int, int]], time: Callable[[int], str]) -> list[str]:
+    """Lines of a histogram; steps in which there is nothing are left out."""
+    most = max(number for *_, number in histogram)
+    return [
+        f"{time(start):>10} {number:>10,} {'█' * round(SPREAD_BAR * number / most)}".rstrip()
+        for start, _, number in histogram
+    ]
 
 
 def _table(cells: dict[_Column, list[str]], width: int) -> list[str]:
@@ -149,7 +196,9 @@ def as_json(answer: dict[str, Any], source: str, unit: str, top: int | None) -> 
 def as_csv(answer: dict[str, Any], columns: Sequence[str], top: int | None) -> str:
     """Return the rows, a line each, under a line of names."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=columns, lineterminator="\n")
+    writer = csv.DictWriter(out, fieldnames=columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(answer["rows"][:top])
+    for row in answer["rows"][:top]:
+        # As JSON writes them.
+        writer.writerow({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()})
     return out.getvalue().rstrip("\n")

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from builders.store import Row, tiny_store
 
-from hvtrace.analysis.exits import BY, FIGURES, SORT_KEYS, Question, exits, statistics
+from hvtrace.analysis.exits import BY, Question, exits
+from hvtrace.analysis.figures import FIGURES, SORT_KEYS, histograms, statistics
 from hvtrace.errors import InputError
 from hvtrace.store import Store
 
@@ -50,6 +51,7 @@ def test_an_answer(tmp_path: Path) -> None:
     assert hlt["reason"] == "hlt"
     assert io == {
         "reason": "io",
+        "nested": False,
         "count": 2,
         "count_share": 2 / 3,
         "time_ns": 40,
@@ -65,14 +67,17 @@ def test_an_answer(tmp_path: Path) -> None:
         "p99_ns": 30,
         "p99_9_ns": 30,
     }
-    assert list(io) == ["reason", *FIGURES] == answer.columns
+    assert list(io) == ["reason", "nested", *FIGURES] == answer.question.columns
 
 
 def test_reasons_broken_down(tmp_path: Path) -> None:
     """Exits that are about a port, each port and direction by itself; shares stay those of all exits."""
     answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(by=("port", "vcpu")))
-    found = [[row[name] for name in answer.columns[:7]] for row in answer.rows]
-    assert found == [[0, 0, "io", 0x3F8, "out", 1, 1 / 3], [0, 0, "io", 0x64, "in", 1, 1 / 3]]
+    found = [[row[name] for name in answer.question.columns[:8]] for row in answer.rows]
+    assert found == [
+        [0, 0, "io", False, 0x3F8, "out", 1, 1 / 3],
+        [0, 0, "io", False, 0x64, "in", 1, 1 / 3],
+    ]
     assert answer.labels == ["VM 0 vCPU 0 io out 0x3f8", "VM 0 vCPU 0 io in 0x64"]
     assert answer.count == 3
 
@@ -117,6 +122,78 @@ def test_hypercalls_by_name(tmp_path: Path) -> None:
     answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question(by=("hypercall",), sort="reason"))
     names = [(row["hypercall"], row["code"]) for row in answer.rows]
     assert names == [("0x9999", 0x9999), ("HvCallPostMessage", 0x5C), ("KVM 99", 99), ("KVM_HC_KICK_CPU", 5)]
+
+
+def test_exits_of_a_nested_guest_are_rows_apart(tmp_path: Path) -> None:
+    """KVM traces kvm_nested_vmexit for each exit from L2; built from that rule, no recording has any."""
+    nested = (12, "kvm_nested_vmexit", 0, 0, {"isa": 2, "exit_reason": IO})
+    rows = [entry(0), exit_at(10, IO), nested, entry(20), exit_at(30, IO), entry(33)]
+    answer = exits(tiny_store(tmp_path / "t.hvt", rows))
+    assert [(row["reason"], row["nested"], row["time_ns"]) for row in answer.rows] == [
+        ("io", True, 10),
+        ("io", False, 3),
+    ]
+    assert answer.labels == ["L2 io", "io"]
+
+
+def test_what_took_longer_is_listed_one_by_one(tmp_path: Path) -> None:
+    """The longest first, with both events; rows count these alone, shares stay those of all."""
+    answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(than_ns=10, interval_ns=1000))
+    assert answer.slow_labels == ["VM 0 vCPU 0 hlt", "VM 0 vCPU 0 io"]
+    assert answer.slow[1] == {
+        "vm": 0,
+        "vcpu": 0,
+        "reason": "io",
+        "nested": False,
+        "tid": 100,
+        "seq": 1,
+        "ts_ns": 10,
+        "end_seq": 4,
+        "end_ns": 40,
+        "ns": 30,
+        "userspace_ns": 20,
+    }
+    assert [(row["reason"], row["count"], row["count_share"]) for row in answer.rows] == [
+        ("hlt", 1, 1 / 3),
+        ("io", 1, 1 / 3),
+    ]
+    assert answer.count == 3
+
+
+def test_rates_over_time(tmp_path: Path) -> None:
+    """Parts of the time begin with the recording; an exit is in the part in which it begins."""
+    answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(interval_ns=50))
+    found = [(row["from_ns"], row["reason"], row["count"], row["per_second"]) for row in answer.rows]
+    assert found == [(0, "io", 1, 2e7), (50, "hlt", 1, 2e7), (100, "io", 1, 2e7)]
+    ticks = exits(tiny_store(tmp_path / "u.hvt", EVENTS, unit="ticks"), Question(interval_ns=50))
+    assert {row["per_second"] for row in ticks.rows} == {None}
+
+
+def test_histograms_have_steps_of_powers_of_two() -> None:
+    """Each time is in the step that begins with the largest power of two that it reaches; 0 ns has its own."""
+    frame = pl.LazyFrame({"key": [7] * 9, "ns": [0, 1, 2, 3, 4, 7, 8, (1 << 40) - 1, 1 << 62]})
+    row = histograms(frame, ["key"]).collect().row(0, named=True)
+    assert row["starts"] == [0, 1, 2, 4, 8, 1 << 39, 1 << 62]
+    assert row["ends"] == [1, 2, 4, 8, 16, 1 << 40, (1 << 63) - 1]
+    assert row["counts"] == [1, 1, 2, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("event", ["vmexit", "ioport"])
+def test_histograms_and_intervals_add_up(recorded: Callable[..., Store], event: str) -> None:
+    """Every pair is in one step, and in one part of the time."""
+    store = recorded("baseline-hvmut-stimer")
+    answer = exits(store, Question(event, histogram=True))
+    for row in answer.rows:
+        assert row["count"] == sum(count for *_, count in row["histogram"])
+        assert row["histogram"][0][0] <= row["min_ns"] < row["histogram"][0][1]
+        assert row["histogram"][-1][0] <= row["max_ns"] < row["histogram"][-1][1]
+    parts = exits(store, Question(event, interval_ns=100_000_000, than_ns=0, histogram=True)).rows
+    assert len({row["from_ns"] for row in parts}) > 10
+    for name in ("count", "time_ns", "userspace_ns"):
+        sums: Counter[str] = Counter()
+        for row in parts:
+            sums[row["reason"]] += row[name]
+        assert {row["reason"]: row[name] for row in answer.rows if row[name]} == +sums
 
 
 def test_percentiles_are_values_that_occurred() -> None:

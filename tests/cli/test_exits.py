@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from builders.store import Row, tiny_store
-from recordings import get
+from recordings import SAMPLES, get
 
 EVENTS: list[Row] = [
     (1_000_000_000, "kvm_entry", 0, 0, {}),
@@ -65,6 +66,7 @@ def test_json_has_what_scripts_need(folder: Path) -> None:
     assert answer["rows"] == [
         {
             "reason": "msr",
+            "nested": False,
             "msr": "HV_X64_MSR_EOI",
             "index": 0x40000070,
             "access": "write",
@@ -116,6 +118,42 @@ def test_one_access(folder: Path) -> None:
     assert "0x40000070:W HV_X64_MSR_EOI" in done.stdout
 
 
+def test_the_slow_ones(folder: Path) -> None:
+    """Each with its time, what it took and its two events."""
+    done = run("t.hvt", "--than", "1ms", "--top", "1", cwd=folder)
+    assert done.stdout.splitlines()[2:4] == [
+        "1.200000  VM 0 vCPU 0 hlt  1.300 s",
+        "    thread 100, events 4 and 5",
+    ]
+    answer = json.loads(run("t.hvt", "--than", "1us", "--output-format", "json", cwd=folder).stdout)
+    assert [(pair["reason"], pair["ns"]) for pair in answer["slow"]] == [
+        ("hlt", 1_300_000_000),
+        ("msr", 10_500),
+    ]
+    nothing = run("t.hvt", "--than", "5s", cwd=folder)
+    assert nothing.stdout == (
+        "2 exits in 1.300 s (kvm_exit → kvm_entry)\n\nNot counted: 1 event without an end.\n"
+    )
+
+
+def test_parts_of_the_time(folder: Path) -> None:
+    """Rows begin with the time at which their part begins."""
+    done = run("t.hvt", "--interval", "150ms", "--output-format", "csv", cwd=folder)
+    rows = [row[:4] for row in csv.reader(io.StringIO(done.stdout))]
+    assert rows == [
+        ["from_ns", "reason", "nested", "per_second"],
+        ["1000000000", "msr", "false", "6.666666666666667"],
+        ["1150000000", "hlt", "false", "6.666666666666667"],
+    ]
+    assert "\n1.150000 hlt " in run("t.hvt", "--interval", "150ms", cwd=folder).stdout
+
+
+def test_a_histogram(folder: Path) -> None:
+    """One below the table for each row."""
+    done = run("t.hvt", "--histogram", cwd=folder)
+    assert f"\n\nhlt\n   1.074 s          1 {'█' * 40}\n\nmsr\n" in done.stdout
+
+
 def test_ticks_are_called_ticks(tmp_path: Path) -> None:
     """Where nobody knows how long one is."""
     tiny_store(tmp_path / "t.hvt", EVENTS, unit="ticks")
@@ -132,6 +170,8 @@ MISTAKES = [
     (("t.hvt", "--by", "msr", "--by", "port"), "--by msr and --by port: one at a time"),
     (("t.hvt", "--by", "msr", "--event", "mmio"), "--by msr breaks exits down: not with --event mmio"),
     (("t.hvt", "--from", "2", "--to", "1"), "--to 1 is before --from 2"),
+    (("t.hvt", "--interval", "0"), "--interval 0: a part of the time is longer than nothing"),
+    (("t.hvt", "--than", "long"), "'long' is no time"),
     (("t.hvt", "--sort", "colour"), "'colour' is not one of"),
 ]
 
@@ -143,3 +183,22 @@ def test_a_mistake_is_said_and_exit_code_2(folder: Path, words: tuple[str, ...],
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+PAGE = SAMPLES.parent / "docs" / "exits.md"
+SHOWN = re.findall(
+    r"^    \$ hvtrace exits (sample_traces/.*)\n((?:    .*\n|\n(?=    ))+)", PAGE.read_text(), re.M
+)
+
+
+@pytest.mark.parametrize(("words", "output"), SHOWN)
+def test_the_page_shows_what_is_printed(words: str, output: str) -> None:
+    """Every example of docs/exits.md that one can repeat, from its beginning."""
+    done = run(*words.split(), cwd=SAMPLES.parent)
+    expected = [line.removeprefix("    ") for line in output.rstrip().splitlines()]
+    assert expected == done.stdout.splitlines()[: len(expected)]
+
+
+def test_the_page_has_examples() -> None:
+    """So that the test above has something to hold."""
+    assert len(SHOWN) == 3

@@ -1,0 +1,27 @@
+"""A recording as Python code asks it: `hvtrace.open("trace.hvt").exits()`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hvtrace.analysis.exits import Exits, Question
+from hvtrace.analysis.exits import exits as answer
+from hvtrace.pipeline.opening import store_for
+from hvtrace.store import Store
+
+__all__ = ["Recording"]
+
+
+class Recording:
+    """A store, or a recording that is read into a temporary one. Raises InputError.
+
+    `store` is the store: its tables as polars LazyFrames, its manifest.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.store = Store(store_for(path))
+
+    def exits(self, event: str = "vmexit", **asked: Any) -> Exits:
+        """What handling exits took: see hvtrace.analysis.exits.Question for what may be asked. Raises InputError."""
+        return answer(self.store, Question(event, **asked))
