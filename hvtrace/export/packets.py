@@ -15,20 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hvtrace.export.wire import (
+    Column,
     Messages,
+    Shape,
     constant,
     doubles,
     fixed64s,
     length_delimited,
-    messages,
     number,
     tag,
     varint,
 )
 
 __all__ = ["SEQUENCE", "Argument", "Flows", "Kind", "begins", "counts", "ends", "framed", "instants"]
-
-U8 = npt.NDArray[np.uint8]
 
 #: trusted_packet_sequence_id of every packet. Any number but 0.
 SEQUENCE = 1
@@ -90,13 +89,13 @@ def framed(packet: bytes) -> bytes:
     return tag(_TRACE_PACKET, 2) + varint(len(packet)) + packet
 
 
-def _packet(ts: npt.NDArray[np.int64], event: Sequence[U8]) -> U8:
+def _packets(rows: npt.NDArray[np.int64], ts: npt.NDArray[np.int64], event: Sequence[Column]) -> Shape:
     packet = [*number(_TIMESTAMP, ts), constant(_HEAD), *length_delimited(_TRACK_EVENT, event)]
-    return messages(length_delimited(_TRACE_PACKET, packet), len(ts))
+    return Shape(rows, length_delimited(_TRACE_PACKET, packet))
 
 
-def _all(matrix: U8) -> Messages:
-    return Messages(len(matrix), ((np.arange(len(matrix)), matrix),))
+def _all(ts: npt.NDArray[np.int64], event: Sequence[Column]) -> Messages:
+    return Messages(len(ts), (_packets(np.arange(len(ts)), ts, event),))
 
 
 def _shapes(rows: int, arguments: Sequence[Argument], flows: Flows | None) -> Iterator[npt.NDArray[np.int64]]:
@@ -128,7 +127,7 @@ def _events(
     flows: Flows | None,
 ) -> Messages:
     head = constant(tag(_TYPE, 0) + varint(kind) + tag(_CATEGORY_IIDS, 0) + varint(category_iid))
-    parts = []
+    shapes = []
     for rows in _shapes(len(ts), arguments, flows):
         event = [head, *number(_TRACK_UUID, tracks[rows]), *number(_NAME_IID, names[rows])]
         for a in arguments:
@@ -138,8 +137,8 @@ def _events(
                 event += length_delimited(_DEBUG_ANNOTATIONS, [name, *value])
         if flows is not None and (count := int(flows.offsets[rows[0] + 1] - flows.offsets[rows[0]])):
             event += fixed64s(_FLOW_IDS, flows.ids[flows.offsets[rows][:, None] + np.arange(count)])
-        parts.append((rows, _packet(ts[rows], event)))
-    return Messages(len(ts), tuple(parts))
+        shapes.append(_packets(rows, ts[rows], event))
+    return Messages(len(ts), tuple(shapes))
 
 
 def begins(
@@ -168,7 +167,7 @@ def instants(
 
 def ends(ts: npt.NDArray[np.int64], tracks: npt.NDArray[np.uint64]) -> Messages:
     """Ends of slices: each closes the innermost open slice of its track."""
-    return _all(_packet(ts, [constant(tag(_TYPE, 0) + varint(_SLICE_END)), *number(_TRACK_UUID, tracks)]))
+    return _all(ts, [constant(tag(_TYPE, 0) + varint(_SLICE_END)), *number(_TRACK_UUID, tracks)])
 
 
 def counts(
@@ -176,4 +175,4 @@ def counts(
 ) -> Messages:
     """Values of counters, each valid from its time stamp on."""
     head = constant(tag(_TYPE, 0) + varint(_COUNTER))
-    return _all(_packet(ts, [head, *number(_TRACK_UUID, tracks), *doubles(_DOUBLE_COUNTER, values)]))
+    return _all(ts, [head, *number(_TRACK_UUID, tracks), *doubles(_DOUBLE_COUNTER, values)])

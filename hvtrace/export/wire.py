@@ -8,7 +8,7 @@ a few columns. Wire format: protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 __all__ = [
+    "Column",
     "Messages",
+    "Shape",
     "constant",
     "doubles",
     "fixed64s",
     "in_order",
     "length_delimited",
-    "messages",
     "number",
     "tag",
     "varint",
@@ -37,11 +38,36 @@ VARINT, FIXED64, LENGTH = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
+class Varints:
+    """Column of numbers (n,), written as varints of `width` bytes."""
+
+    values: U64
+    width: int
+
+
+#: Bytes of each message, (n, width), or the same in all, (1, width); or numbers.
+Column = U8 | Varints
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Messages of one shape, not yet put together: which they are, ascending, and their columns."""
+
+    rows: I64
+    columns: Sequence[Column]
+
+    @property
+    def width(self) -> int:
+        """Length of each message."""
+        return sum(map(width, self.columns))
+
+
+@dataclass(frozen=True, slots=True)
 class Messages:
-    """Many messages: for each of their shapes, the rows that have it, ascending, and their bytes (k, width)."""
+    """Many messages, by their shapes; every row is in one of them."""
 
     rows: int
-    parts: tuple[tuple[I64, U8], ...]
+    shapes: tuple[Shape, ...]
 
     def __len__(self) -> int:
         return self.rows
@@ -67,19 +93,27 @@ def constant(data: bytes) -> U8:
     return np.frombuffer(data, np.uint8)[None, :]
 
 
-def number(field: int, values: npt.NDArray[np.generic]) -> list[U8]:
+def width(column: Column) -> int:
+    """Bytes a column takes in each message."""
+    return column.width if isinstance(column, Varints) else column.shape[1]
+
+
+def number(field: int, values: npt.NDArray[np.generic]) -> list[Column]:
     """Columns of an integer field. Signed values are written as 64-bit two's complement (int64, not sint64)."""
-    as_u64 = values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
-    return [constant(tag(field, VARINT)), _varints(as_u64)]
+    if values.dtype.kind == "i":
+        values = values.astype(np.int64, copy=False).view(np.uint64)
+    as_u64 = values.astype(np.uint64, copy=False)
+    widest = int(as_u64.max(initial=0)).bit_length()
+    return [constant(tag(field, VARINT)), Varints(as_u64, max(1, -(-widest // 7)))]
 
 
-def doubles(field: int, values: npt.NDArray[np.float64]) -> list[U8]:
+def doubles(field: int, values: npt.NDArray[np.float64]) -> list[Column]:
     """Columns of a double field."""
     data = np.ascontiguousarray(values, dtype="<f8").view(np.uint8).reshape(len(values), 8)
     return [constant(tag(field, FIXED64)), data]
 
 
-def fixed64s(field: int, values: U64) -> list[U8]:
+def fixed64s(field: int, values: U64) -> list[Column]:
     """Columns of a repeated fixed64 field, not packed. `values`: (n, elements of each message)."""
     head = tag(field, FIXED64)
     out = np.empty((*values.shape, len(head) + 8), np.uint8)
@@ -88,14 +122,13 @@ def fixed64s(field: int, values: U64) -> list[U8]:
     return [out.reshape(len(values), -1)]
 
 
-def length_delimited(field: int, inner: Sequence[U8]) -> list[U8]:
+def length_delimited(field: int, inner: Sequence[Column]) -> list[Column]:
     """Columns of a nested message whose columns are `inner`."""
-    return [constant(tag(field, LENGTH) + varint(sum(c.shape[1] for c in inner))), *inner]
+    return [constant(tag(field, LENGTH) + varint(sum(map(width, inner)))), *inner]
 
 
-def _varints(values: U64) -> U8:
-    """(n, width of the widest)."""
-    width = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
+def _varints(values: U64, width: int) -> U8:
+    """(n, width)."""
     words = np.empty((len(values), 1 if width <= 8 else 2), "<u8")
     words[:, 0] = _spread(values, width)
     if width > 8:
@@ -127,42 +160,55 @@ def _spread(values: U64, width: int) -> U64:
     return values
 
 
-def messages(columns: Sequence[U8], rows: int) -> U8:
-    """Put columns together: (rows, width)."""
-    same = [c if len(c) == 1 else np.zeros((1, c.shape[1]), np.uint8) for c in columns]
-    out = np.empty((rows, sum(c.shape[1] for c in columns)), np.uint8)
-    out[:] = np.concatenate(same, axis=1)
-    at = 0
-    for column in columns:
-        end = at + column.shape[1]
-        if len(column) > 1:
-            _whole(out[:, at:end])[:] = _whole(column)
-        at = end
-    return out
-
-
 def _whole(matrix: U8) -> npt.NDArray[np.void]:
     """Each row of bytes as one thing, which numpy moves at once."""
     return matrix.view(f"V{matrix.shape[1]}")[:, 0]
 
 
+#: Bytes put together at a time: few enough to stay in the processor's cache.
+_BLOCK = 1 << 20
+
+
+def _put_together(shape: Shape) -> Iterator[tuple[I64, U8]]:
+    """Yield rows and the bytes of their messages (k, width), which are valid until the next ones."""
+    if not len(shape.rows):
+        return
+    same = [
+        np.zeros((1, width(c)), np.uint8) if isinstance(c, Varints) or len(c) > 1 else c
+        for c in shape.columns
+    ]
+    block = min(max(1, _BLOCK // shape.width), len(shape.rows))
+    scratch = np.repeat(np.concatenate(same, axis=1), block, axis=0)
+    for start in range(0, len(shape.rows), block):
+        rows = shape.rows[start : start + block]
+        out, at = scratch[: len(rows)], 0
+        for column in shape.columns:
+            end = at + width(column)
+            if isinstance(column, Varints):
+                numbers = _varints(column.values[start : start + block], column.width)
+                _whole(out[:, at:end])[:] = _whole(numbers)
+            elif len(column) > 1:
+                _whole(out[:, at:end])[:] = _whole(column[start : start + block])
+            at = end
+        yield rows, out
+
+
 def in_order(groups: Sequence[Messages], keys: Sequence[I64]) -> pa.Buffer:
     """Bytes of the messages of all groups, one after the other, by ascending key."""
-    firsts = np.cumsum([0, *(len(group) for group in groups)])
+    firsts = np.cumsum([0, *map(len, groups)])
+    shapes = [(first, shape) for group, first in zip(groups, firsts, strict=False) for shape in group.shapes]
     lengths = np.empty(firsts[-1], np.int64)
-    for group, first in zip(groups, firsts.tolist(), strict=False):
-        for rows, matrix in group.parts:
-            lengths[first + rows] = matrix.shape[1]
+    for first, shape in shapes:
+        lengths[first + shape.rows] = shape.width
     order = np.argsort(np.concatenate(keys), kind="stable")
     ends = np.cumsum(lengths[order])
     starts = np.empty_like(lengths)
     starts[order] = ends
     starts -= lengths
     out = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-    for group, first in zip(groups, firsts.tolist(), strict=False):
-        for rows, matrix in group.parts:
-            if len(rows):
-                _anywhere(out, matrix.shape[1])[starts[first + rows]] = _whole(matrix)
+    for first, shape in shapes:
+        for rows, matrix in _put_together(shape):
+            _anywhere(out, shape.width)[starts[first + rows]] = _whole(matrix)
     return pa.py_buffer(out)
 
 
