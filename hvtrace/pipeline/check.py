@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from hvtrace.errors import HvtraceError
 from hvtrace.pipeline.baseline import Baseline, read_baseline
+from hvtrace.pipeline.metadata import cpu_option, qemu_command
 from hvtrace.pipeline.parallel import in_processes, jobs_for, shares
 from hvtrace.pipeline.result import CheckResult, merged
 from hvtrace.pipeline.result import write_verdicts as _write
@@ -60,9 +61,6 @@ OTHER_TSC = re.compile(r"tsc-freq|-incoming|-loadvm")
 
 #: Options with which perf records whatever runs on a CPU.
 _EVERYWHERE = re.compile(r"\s(?:-[a-zA-Z]*[aC][a-zA-Z]*|--all-cpus|--cpu)(?:[\s=\d]|$)")
-
-#: The -cpu option in a command line.
-_CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,20 +227,11 @@ def _offer(options: Options, manifest: Manifest) -> Offer | None:
             return parse_cpu(options.cpu)
         except ValueError as error:
             raise HvtraceError(f"--cpu: {error}") from error
-    # VMs with different options cannot be told apart, nor is it known which one a single command line is about.
-    found = _CPU.findall(_words(manifest.host.get("qemu_command")))
-    if len(set(found)) != 1 or len(found) < len(manifest.vms):
-        return None
+    option = cpu_option(manifest.host, len(manifest.vms))
     try:
-        return parse_cpu(found[0])
+        return None if option is None else parse_cpu(option)
     except ValueError:
         return None
-
-
-def _words(command: object) -> str:
-    if isinstance(command, list):
-        return " ".join(map(str, command))
-    return command if isinstance(command, str) else ""
 
 
 def _ignore_msrs(host: dict[str, Any]) -> bool | None:
@@ -262,7 +251,7 @@ def _apicv(host: dict[str, Any]) -> bool | None:
 
 def _tsc_khz(host: dict[str, Any]) -> int | None:
     """The host's TSC frequency, where the metadata has it and the command line gives the guest no other."""
-    command = _words(host.get("qemu_command"))
+    command = qemu_command(host)
     if not command or OTHER_TSC.search(command):
         return None
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["find_metadata", "host_facts", "tsc_khz_of"]
+__all__ = ["cpu_option", "cpu_options", "find_metadata", "host_facts", "qemu_command", "tsc_khz_of"]
 
 #: A metadata file is a few KiB, with a console log perhaps a few hundred.
 MAX_SIZE = 16 << 20
@@ -24,6 +25,9 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("qemu_command", "qemu_command"),
     ("vms", "vms"),
 )
+
+#: The -cpu option in a command line.
+_CPU = re.compile(r"(?:^|\s)-cpu[=\s]+['\"]?([^\s'\"]+)")
 
 
 def find_metadata(recording: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,3 +58,25 @@ def tsc_khz_of(metadata: dict[str, Any]) -> int | None:
     except ValueError:
         return None
     return khz if 10_000 <= khz <= 100_000_000 else None
+
+
+def qemu_command(host: dict[str, Any]) -> str:
+    """The command line that a manifest's `host` notes, of one VM or of several; empty where there is none."""
+    command = host.get("qemu_command")
+    if isinstance(command, list):
+        return " ".join(map(str, command))
+    return command if isinstance(command, str) else ""
+
+
+def cpu_options(host: dict[str, Any]) -> list[str]:
+    """The -cpu options of that command line, in order: "host,hv-time,hv-synic"."""
+    return _CPU.findall(qemu_command(host))
+
+
+def cpu_option(host: dict[str, Any], vms: int) -> str | None:
+    """The -cpu option that each of a recording's `vms` VMs was started with; None where that is not known.
+
+    VMs with different options cannot be told apart, nor is it known which one a single command line is about.
+    """
+    found = cpu_options(host)
+    return found[0] if len(set(found)) == 1 and len(found) >= vms else None

@@ -220,10 +220,23 @@ def _read_feature(header: Header, bit: int, cursor: Cursor) -> None:
             header.facts[name] = " ".join(words)[:MAX_TEXT]
         elif name == "compressed":
             header.compressed = True
+        elif name == "clock data":
+            _read_clock_data(header, cursor)
         else:
             header.facts[name] = _string(cursor, f"the feature {name!r}")
     except InputError as error:
         header.damage.append(Damage(error.offset or cursor.at, error.reason))
+
+
+def _read_clock_data(header: Header, cursor: Cursor) -> None:
+    """u32 version (1), u32 clockid, u64 time of day, u64 that clock's time at the same moment."""
+    version, clockid, wall, own = cursor.numbers("IIQQ", "the clock's data")
+    if version == 1:
+        header.facts |= {
+            "clock": CLOCKS.get(clockid, f"clockid {clockid}"),
+            "clock ns": str(own),
+            "time of day ns": str(wall),
+        }
 
 
 def _string(cursor: Cursor, what: str) -> str:

@@ -136,6 +136,7 @@ FEATURES: dict[int, str] = {
     11: "cmdline",
     12: "event desc",
     27: "compressed",
+    29: "clock data",
 }
 
 #: clockid of `perf record -k` → name of the same clock of ftrace.

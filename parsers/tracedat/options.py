@@ -33,6 +33,8 @@ def _date(header: Header, cursor: Cursor) -> None:
         header.facts["date offset"] = text[:MAX_TEXT]
     if abs(header.date_offset_ns) >= 1 << 62:
         header.date_offset_ns = 0
+    if header.date_offset_ns:
+        header.facts["date offset ns"] = str(header.date_offset_ns)
 
 
 def _clock(header: Header, cursor: Cursor) -> None:

@@ -273,6 +273,18 @@ def test_facts(tmp_path: Path) -> None:
     assert opened.facts == {"arch": "x86_64", "cmdline": "perf record"}
 
 
+def test_time_of_day_is_told_where_the_recorder_noted_it(tmp_path: Path) -> None:
+    """`perf record -k mono` notes the clock's time and the time of day at one moment."""
+    features = {"_29": struct.pack("<IIQQ", 1, 1, 1_700_000_000_000_000_000, 5_000_000_000)}
+    opened = recording(tmp_path, [], **features)
+    assert opened.facts == {
+        "arch": "x86_64",
+        "clock": "mono",
+        "clock ns": "5000000000",
+        "time of day ns": "1700000000000000000",
+    }
+
+
 @pytest.mark.parametrize(("magic", "what"), [(b"2ELIFREP", "big-endian"), (b"PERFFILE", "version 1")])
 def test_what_is_not_supported_is_said(tmp_path: Path, magic: bytes, what: str) -> None:
     """A file of another byte order or version is no foreign file: the message says what it is."""

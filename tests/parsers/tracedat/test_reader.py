@@ -141,6 +141,7 @@ def test_options_the_reader_knows_and_those_it_does_not(tmp_path: Path) -> None:
     recording = open_recording(path)
     assert recording.kernel == "6.9.1-x"
     assert recording.threads.guests == {700: ("win", 0)}
+    assert recording.facts["date offset ns"] == "2000"
     assert rows(path, "kvm_msr", "ts_ns") == [(2010,)]
 
 
