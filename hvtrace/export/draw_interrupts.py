@@ -69,7 +69,8 @@ class InterruptLayer:
         self._losses = losses
         self._arguments = Arguments(names)
         self._labels = Labels(lambda vector: f"vector {vector:#04x}", names.event)
-        self._machines = Machines(SOURCES, VECTOR_BITS, COLUMNS)
+        # Who raised an interrupt is asked for by thread.
+        self._machines = Machines(SOURCES, VECTOR_BITS, COLUMNS, apart=("tid",))
         self._raised = pl.DataFrame(schema={"machine": pl.Int64, "ts": pl.Int64, "raised_seq": pl.Int64})
         self.tables = self._machines.tables
         self.accepted = pl.DataFrame()

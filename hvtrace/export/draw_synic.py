@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from hvtrace.export.details import Shown
@@ -15,7 +16,7 @@ from hvtrace.export.machines import Machines, Source, after, instants_of, slices
 from hvtrace.export.packets import Kind
 from hvtrace.export.states import Losses
 from hvtrace.export.tracks import Tracks
-from hvtrace.export.window import Arguments, Slices, Window
+from hvtrace.export.window import Arguments, Slices, Window, column
 
 __all__ = ["SINT_BITS", "SynicLayer"]
 
@@ -25,12 +26,31 @@ SINT_BITS = 4
 
 SOURCES = (
     Source(
-        "kvm_hv_synic_set_irq", DELIVERED, pl.col("sint"), {"vector": pl.col("vector"), "ret": pl.col("ret")}
+        "kvm_hv_synic_set_irq",
+        DELIVERED,
+        pl.col("sint"),
+        {name: pl.col(name) for name in ("tid", "vector", "ret")},
     ),
     Source("kvm_hv_notify_acked_sint", ACKNOWLEDGED, pl.col("sint"), {}),
 )
 
+COLUMNS: Mapping[str, pl.DataType] = {
+    "tid": pl.Int32(),
+    "vector": pl.Int32(),
+    "ret": pl.Int32(),
+    "accept_seq": pl.Int64(),
+}
+
 SHOWN = (Shown("vector", "vector", Kind.HEX), Shown("ret", "ret", Kind.INT))
+
+
+def _label(number: int) -> str:
+    return f"{'delivered' if number & 1 else 'not delivered'} (vector {number >> 1:#04x})"
+
+
+def _numbers(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """What `_label` takes: the vector, and whether the APIC took it."""
+    return np.maximum(column(rows, "vector"), 0) << 1 | (column(rows, "ret") > 0)
 
 
 class SynicLayer:
@@ -41,10 +61,8 @@ class SynicLayer:
         self._losses = losses
         self._interrupts = interrupts
         self._arguments = Arguments(names)
-        self._labels = Labels(lambda vector: f"delivered (vector {vector:#04x})", names.event)
-        self._machines = Machines(
-            SOURCES, SINT_BITS, {"vector": pl.Int32(), "ret": pl.Int32(), "accept_seq": pl.Int64()}
-        )
+        self._labels = Labels(_label, names.event)
+        self._machines = Machines(SOURCES, SINT_BITS, COLUMNS)
         self.tables = self._machines.tables
         self.delivered = pl.DataFrame()
 
@@ -71,25 +89,35 @@ class SynicLayer:
         return [self._drawn(acknowledged, slices_of), self._drawn(never, instants_of)]
 
     def _with_interrupts(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Add `accept_seq`: the kvm_apic_accept_irq of each new delivery, which comes before it."""
-        vector = pl.col("vector").cast(pl.Int64) % (1 << VECTOR_BITS)
+        """Add `accept_seq`: the kvm_apic_accept_irq of each new delivery, which comes before it on its thread."""
+        vector = pl.col("vector").cast(pl.Int64)
+        delivery = pl.when(pl.col("kind") == DELIVERED).then(pl.col("seq"))
         found = (
-            events.with_columns(to=pl.col("machine") // (1 << SINT_BITS) * (1 << VECTOR_BITS) + vector)
+            events.with_columns(
+                to=pl.col("machine") // (1 << SINT_BITS) * (1 << VECTOR_BITS) + vector,
+                last=delivery.forward_fill().shift(1).over("machine").fill_null(-1),
+            )
             .sort("seq")
             .join_asof(
-                self._interrupts.accepted.sort("seq").select(to="machine", seq="seq", found="accept_seq"),
+                self._interrupts.accepted.sort("seq").select(
+                    "tid", to="machine", seq="seq", found="accept_seq"
+                ),
                 on="seq",
-                by="to",
+                by=["tid", "to"],
                 strategy="backward",
                 check_sortedness=False,
             )
         )
-        fresh = (pl.col("kind") == DELIVERED) & pl.col("new") & (pl.col("ret") == 1)
+        fresh = (pl.col("kind") == DELIVERED) & pl.col("new")
+        raised = (pl.col("ret") > 0) & (pl.col("found") > pl.col("last"))
         return (
             found.with_columns(
-                accept_seq=pl.when(fresh).then(pl.col("found")).otherwise(pl.col("accept_seq"))
+                accept_seq=pl.when(fresh & raised)
+                .then(pl.col("found"))
+                .when(~fresh)
+                .then(pl.col("accept_seq"))
             )
-            .drop("found", "to")
+            .drop("found", "to", "last")
             .sort("machine", "seq")
         )
 
@@ -98,7 +126,7 @@ class SynicLayer:
             "synic",
             rows,
             self._tracks.many("sint", rows["machine"].to_numpy(), SINT_BITS),
-            self._labels(np.maximum(rows["vector"].fill_null(0).to_numpy(), 0)),
+            self._labels(_numbers(rows)),
             self._arguments.of(SHOWN, rows),
             listed(rows["flows"]),
         )

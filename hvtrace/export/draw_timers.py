@@ -14,7 +14,7 @@ import polars as pl
 from hvtrace.export.details import Shown
 from hvtrace.export.draw_interrupts import VECTOR_BITS, InterruptLayer
 from hvtrace.export.draw_synic import SINT_BITS, SynicLayer
-from hvtrace.export.interning import Interned
+from hvtrace.export.interning import Interned, Labels
 from hvtrace.export.links import FlowKind, flow_ids, listed
 from hvtrace.export.machines import (
     Machines,
@@ -26,10 +26,10 @@ from hvtrace.export.machines import (
     slices_of,
     unbroken,
 )
-from hvtrace.export.packets import Kind
+from hvtrace.export.packets import Flows, Kind
 from hvtrace.export.states import Losses
 from hvtrace.export.tracks import Tracks
-from hvtrace.export.window import Arguments, Slices, Window
+from hvtrace.export.window import Arguments, Slices, Window, column
 
 __all__ = ["TimerLayer"]
 
@@ -108,8 +108,18 @@ EXPIRED = (
     *_SET,
 )
 
-#: HV_STATUS-like results of a delivery that did not succeed: message slot busy (-EAGAIN), SIMP off or SINT masked.
+#: Results of a delivery that did not succeed: negative error numbers; 1 in direct mode.
 _WHY = {-11: "message slot busy", -2: "no message page, or SINT masked", -14: "APIC off", 1: "APIC off"}
+
+#: Instead of the start's seq: the timer was set or stopped since it last started.
+NONE = -1
+
+#: Times further away are not told in ns: they do not fit (a guest may ask for any count).
+MOST_TICKS = 1 << 56
+
+
+def _why(result: int) -> str:
+    return _WHY.get(result, f"not delivered ({result})")
 
 
 class TimerLayer:
@@ -132,6 +142,7 @@ class TimerLayer:
         self._synic = synic
         self._ticks = ticks
         self._arguments = Arguments(names)
+        self._why = Labels(lambda result: f"expired: {_why(result)}", names.event)
         self._machines = Machines(SOURCES, TIMER_BITS, COLUMNS)
         self.tables = self._machines.tables
 
@@ -147,15 +158,18 @@ class TimerLayer:
         )
         ended = unbroken(rows.filter(pl.col("end_new")), self._losses)
         armed = ended.filter(pl.col("kind").is_in([ONE_SHOT, PERIODIC]))
-        fired = ended.filter(pl.col("kind") == CALLBACK)
+        # A callback in spite of a stop: the host timer fired while it was being cancelled. Nothing follows from it.
+        stopped = (pl.col("kind") == CALLBACK) & (pl.col("life") == NONE).fill_null(False)
+        fired = ended.filter((pl.col("kind") == CALLBACK) & ~stopped)
         waiting = ended.filter((pl.col("kind") == EXPIRATION) & (pl.col("result") != 0))
         expired = rows.filter((pl.col("kind") == EXPIRATION) & (pl.col("result") == 0) & pl.col("new"))
         one_shot, periodic = (self._names.event(f"armed ({how})") for how in ("one-shot", "periodic"))
         return [
             self._slices(armed, np.where(armed["kind"].to_numpy() == PERIODIC, periodic, one_shot), ARMED),
             self._slices(fired, self._names.event("callback"), FIRED),
-            self._slices(waiting, self._why(waiting), EXPIRED),
+            self._slices(waiting, self._why(column(waiting, "result")), EXPIRED),
             self._messages(waiting),
+            self._instants(rows.filter(stopped & pl.col("new")), "callback after a stop", ()),
             self._expired(expired),
         ]
 
@@ -164,13 +178,15 @@ class TimerLayer:
         starts = pl.col("kind").is_in([ONE_SHOT, PERIODIC])
         # A timer that is set again or stopped has no start until the next one.
         ends_life = pl.col("kind").is_in([CONFIG, COUNT, CLEANUP])
-        life = pl.when(starts).then(pl.col("seq")).when(ends_life).then(-1)
-        due = (pl.col("expires").cast(pl.Int64) - pl.col("now").cast(pl.Int64)) * 100
+        life = pl.when(starts).then(pl.col("seq")).when(ends_life).then(NONE)
+        expired = pl.when(pl.col("kind") == EXPIRATION).then(pl.col("seq"))
+        vcpu = pl.col("machine") // (1 << TIMER_BITS)
         rows = events.with_columns(
             config=latest(pl.col("config")),
             count=latest(pl.col("count")),
-            due=due,
+            due=_due(),
             life=latest(life),
+            vcpu_expired=expired.forward_fill().shift(1).over(vcpu, order_by="seq"),
             before_kind=before("kind"),
             before_seq=before("seq"),
             end_kind=after("kind"),
@@ -183,7 +199,7 @@ class TimerLayer:
             is_direct=pl.col("config") & (1 << 12) != 0,
         )
         lateness = pl.col("ts") - pl.col("started") - pl.col("asked")
-        known = (pl.col("life") >= 0) & ~pl.lit(self._ticks)
+        known = (pl.col("life") > NONE) & ~pl.lit(self._ticks)
         return rows.with_columns(
             lateness=pl.when(known).then(lateness),
             sint=pl.when(~pl.col("is_direct")).then((pl.col("config") // (1 << 16)) % 16),
@@ -202,34 +218,30 @@ class TimerLayer:
             listed(_lives(rows)),
         )
 
-    def _why(self, rows: pl.DataFrame) -> npt.NDArray[np.uint64]:
-        results = rows["result"].to_list()
-        return np.array(
-            [self._names.event(f"expired: {_WHY.get(r, f'not delivered ({r})')}") for r in results], np.uint64
-        )
-
     def _messages(self, waiting: pl.DataFrame) -> Slices:
-        """Messages that wait for their slot, on the track of the SINT."""
+        """Messages that wait for their slot, among the tracks of SINTs: one a timer, for several may wait."""
         rows = waiting.filter((pl.col("result") == -11) & pl.col("sint").is_not_null())
         return slices_of(
             "message",
             rows,
-            self._tracks.many("message", _sints(rows), SINT_BITS),
+            self._tracks.many("message", _slots(rows), SINT_BITS + TIMER_BITS),
             np.full(len(rows), self._names.event("message pending"), np.uint64),
-            self._arguments.of(
-                (Shown("timer", "timer", Kind.UINT),), rows.with_columns(timer=pl.col("machine") % 4)
-            ),
-            listed(_lives(rows)),
+            flows=listed(_lives(rows)),
         )
 
     def _expired(self, rows: pl.DataFrame) -> Slices:
+        return self._instants(rows, "expired", EXPIRED, listed(self._raised(rows)))
+
+    def _instants(
+        self, rows: pl.DataFrame, name: str, shown: tuple[Shown, ...], flows: Flows | None = None
+    ) -> Slices:
         return instants_of(
             "stimer",
             rows,
             self._tracks.many("timer", rows["machine"].to_numpy(), TIMER_BITS),
-            np.full(len(rows), self._names.event("expired"), np.uint64),
-            self._arguments.of(EXPIRED, rows),
-            listed(self._raised(rows)),
+            np.full(len(rows), self._names.event(name), np.uint64),
+            self._arguments.of(shown, rows),
+            flows,
         )
 
     def _raised(self, rows: pl.DataFrame) -> pl.Series:
@@ -247,7 +259,9 @@ class TimerLayer:
         ):
             found = _last_before(found, raised, by, name)
         accept = pl.coalesce("direct_accept", "sint_accept")
-        found = found.with_columns(accept=pl.when(accept > pl.col("before_seq").fill_null(-1)).then(accept))
+        # A tick that was dropped, because the slot was busy, raised nothing: what was raised before was not for it.
+        since = pl.max_horizontal("before_seq", "vcpu_expired").fill_null(-1)
+        found = found.with_columns(accept=pl.when(accept > since).then(accept))
         ids = flow_ids(found["accept"].fill_null(0).to_numpy(), FlowKind.INTERRUPT)
         found = found.with_columns(flow=pl.Series(ids, dtype=pl.UInt64))
         # In the order of `rows` again.
@@ -265,19 +279,29 @@ def _flow(seq: pl.Series) -> npt.NDArray[np.uint64]:
 
 def _lives(rows: pl.DataFrame) -> pl.Series:
     """The timer's flow, as a list; empty where it was armed before the recording."""
-    life = rows["life"].fill_null(-1)
+    life = rows["life"].fill_null(NONE)
     ids = pl.Series("flow", _flow(life.clip(0)), dtype=pl.UInt64)
     frame = pl.DataFrame({"life": life, "flow": ids})
     none = pl.lit([], pl.List(pl.UInt64))
     return frame.select(
-        pl.when(pl.col("life") >= 0).then(pl.concat_list("flow")).otherwise(none).alias("lives")
+        pl.when(pl.col("life") > NONE).then(pl.concat_list("flow")).otherwise(none).alias("lives")
     )["lives"]
 
 
-def _sints(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
-    vcpu = rows["machine"].to_numpy().astype(np.int64) >> TIMER_BITS
-    sint: npt.NDArray[np.int64] = rows["sint"].fill_null(0).to_numpy().astype(np.int64)
-    return vcpu << SINT_BITS | sint
+def _due() -> pl.Expr:
+    """Time from a start to the expiry asked for, in ns; null where it is hundreds of years."""
+    now, expires = pl.col("now"), pl.col("expires")
+    early = expires < now
+    ticks = pl.when(early).then(now - expires).otherwise(expires - now)
+    ns = pl.when(ticks < MOST_TICKS).then(ticks).cast(pl.Int64) * 100
+    return pl.when(early).then(-ns).otherwise(ns)
+
+
+def _slots(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
+    """The vCPU's key, and in the low bits SINT and timer."""
+    machine = rows["machine"].to_numpy().astype(np.int64)
+    vcpu, timer = machine >> TIMER_BITS, machine & ((1 << TIMER_BITS) - 1)
+    return (vcpu << SINT_BITS | column(rows, "sint")) << TIMER_BITS | timer
 
 
 def _last_before(rows: pl.DataFrame, raised: pl.DataFrame, by: str, name: str) -> pl.DataFrame:

@@ -79,7 +79,7 @@ class SenderLayer:
                 sender=key_of(),
                 seq=pl.col("seq").cast(pl.Int64),
                 tid=pl.col("tid"),
-                vector=vector.cast(pl.Int64) % (1 << VECTOR_BITS),
+                vector=(vector % (1 << VECTOR_BITS)).cast(pl.Int64),
             )
             for table, (vector, which) in SENDERS.items()
             if (rows := window.new.get(table)) is not None and len(rows)
@@ -102,7 +102,11 @@ class SenderLayer:
 
     def _flushes(self, window: Window, rows: pl.DataFrame, everyone: pl.Expr, mask: pl.Expr) -> None:
         rows = rows.filter(pl.col("vcpu").is_not_null()).select(
-            "vm", sender=key_of(), seq=pl.col("seq").cast(pl.Int64), everyone=everyone, mask=mask
+            "vm",
+            sender=key_of(),
+            seq=pl.col("seq").cast(pl.Int64),
+            everyone=everyone.fill_null(False),
+            mask=mask.fill_null(0),
         )
         for (vm,), own in rows.group_by("vm", maintain_order=True):
             targets = np.array(self._vcpus.get(-1 if vm is None else int(str(vm)), []), np.int64)

@@ -67,12 +67,20 @@ _BASE: Mapping[str, pl.DataType] = {
 class Machines:
     """All machines of one sort. The index has `bits` bits; `columns` are the further columns of their events.
 
-    `schema`: all columns of an event.
+    `schema`: all columns of an event. Of each machine, kind, and value of the columns `apart`, the last event is
+    remembered.
     """
 
-    def __init__(self, sources: Sequence[Source], bits: int, columns: Mapping[str, pl.DataType]) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        bits: int,
+        columns: Mapping[str, pl.DataType],
+        apart: Sequence[str] = (),
+    ) -> None:
         self._sources = sources
         self._bits = bits
+        self._apart = ("machine", "kind", *apart)
         self.schema = {**_BASE, **columns}
         self._past = pl.DataFrame(schema=self.schema)
 
@@ -84,7 +92,8 @@ class Machines:
     def events(self, new: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Events of a window's new rows and those of before that count, by machine and in order.
 
-        The column `new` tells them apart. Rows that name no vCPU are left out.
+        The column `new` tells them apart. Rows that name no vCPU are left out, and those of a damaged recording that
+        name a machine which cannot be.
         """
         parts = [
             self._read(source, rows)
@@ -94,11 +103,12 @@ class Machines:
         return self.joined(pl.concat(parts) if parts else pl.DataFrame(schema=self.schema))
 
     def _read(self, source: Source, rows: pl.DataFrame) -> pl.DataFrame:
-        rows = rows.filter(pl.col("vcpu").is_not_null())
+        index = source.index.cast(pl.Int64)
+        rows = rows.filter(pl.col("vcpu").is_not_null() & index.is_between(0, (1 << self._bits) - 1))
         if source.unless is not None:
             rows = rows.filter(~source.unless)
         given = {
-            "machine": key_of() * (1 << self._bits) + source.index.cast(pl.Int64) % (1 << self._bits),
+            "machine": key_of() * (1 << self._bits) + index,
             "seq": pl.col("seq"),
             "ts": pl.col("ts_ns"),
             "kind": pl.lit(source.kind),
@@ -114,9 +124,9 @@ class Machines:
         return pl.concat([old, events.with_columns(new=pl.lit(True))]).sort("machine", "seq")
 
     def remember(self, events: pl.DataFrame) -> None:
-        """Keep what counts of these events later: of each machine the last event of each kind."""
+        """Keep what counts of these events later."""
         if len(events):
-            last = events.unique(["machine", "kind"], keep="last", maintain_order=True)
+            last = events.unique(self._apart, keep="last", maintain_order=True)
             self._past = last.select(*self.schema)
 
 

@@ -101,10 +101,11 @@ TRACKS: dict[str, Kind] = {
     ),
     "message": Kind(
         "synic",
-        lambda sint: f"SINT{sint} message pending",
+        # SINT and, in the two low bits, timer.
+        lambda slot: f"SINT{slot >> 2} message pending (STIMER{slot & 3})",
         16,
         "synic",
-        "The message slot was busy: a timer's message waits until the guest has read the one before.",
+        "The message slot was busy: the timer's message waits until the guest has read the one before.",
     ),
     "interrupts": Kind("vcpu", _is("Interrupts"), 40, None, "Interrupts of this vCPU by vector."),
     "vector": Kind(
