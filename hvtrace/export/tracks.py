@@ -17,6 +17,8 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, Track
 
 from hvtrace.export.packets import SEQUENCE, framed
 from hvtrace.export.states import NO_VM
+from hvtrace.export.texts import plain
+from hvtrace.pipeline.metadata import cpu_option
 from hvtrace.store import Manifest
 
 __all__ = ["PARTS", "TRACKS", "Tracks", "vm_name"]
@@ -135,7 +137,7 @@ _APART = SEQUENCE + 1
 
 def vm_name(facts: Mapping[str, Any], vm: int) -> str:
     """What people call a VM: its name, else its number."""
-    return "VM not known" if vm == NO_VM else facts.get("name") or f"VM {vm}"
+    return "VM not known" if vm == NO_VM else plain(facts.get("name") or f"VM {vm}", 80)
 
 
 class Tracks:
@@ -219,28 +221,31 @@ class Tracks:
     def describe_processes(self) -> None:
         """Describe the VMs as processes and their vCPUs as threads, for the tables of these names.
 
-        A VM whose process is not known, or is another VM's too, gets a number no process can have.
+        A VM whose process is not known, or is another VM's too, gets a number no process can have. Of a thread that
+        was vCPUs of several VMs in turn, the first is described. The command line is what is known of the guest's
+        flags, no more: the whole of it may hold what is no one else's business.
         """
+        option = cpu_option(self._manifest.host, len(self._vms))
         taken: set[int] = set()
         for vm, facts in self._vms.items():
-            pid = facts.get("tgid")
-            if not pid or pid in taken:
+            pid = facts.get("tgid") or 0
+            if pid <= 0 or pid in taken:
                 pid = _PID_MAX + 1 + vm
-            taken.add(pid)
             process = self._apart(("process", vm, None))
             process.process.pid = pid
             process.process.process_name = vm_name(facts, vm)
-            if command := self._manifest.host.get("qemu_command"):
-                process.process.cmdline.append(str(command))
+            if option is not None:
+                process.process.cmdline.extend(["-cpu", plain(option)])
             self._write(process, _APART)
             for vcpu in facts["vcpus"]:
-                # A thread that was another vCPU before keeps its first name.
-                for tid in (tid for tid in vcpu["tids"] if tid not in taken):
+                for tid in (tid for tid in vcpu["tids"] if tid > 0 and tid not in taken):
                     taken.add(tid)
                     thread = self._apart(("thread", vm, tid))
                     thread.thread.pid, thread.thread.tid = pid, tid
                     thread.thread.thread_name = f"vCPU {vcpu['vcpu']}"
                     self._write(thread, _APART)
+            # Not before its threads: the one that a process began with bears its number.
+            taken.add(pid)
 
     def _apart(self, key: tuple[str, int, Any]) -> TrackDescriptor:
         uuid = self._uuids[key] = len(self._uuids) + 1
@@ -253,9 +258,12 @@ def _tids(vm: Mapping[str, Any], vcpu: int) -> list[int]:
 
 def _about_vm(manifest: Manifest, facts: Mapping[str, Any]) -> str:
     clock = manifest.clock
-    about = [f"Host kernel {manifest.kernel or 'not known'}; trace clock {clock.get('name') or 'not known'}."]
+    kernel, name = (plain(text or "not known", 80) for text in (manifest.kernel, clock.get("name")))
+    about = [f"Host kernel {kernel}; trace clock {name}."]
     if clock.get("unit") == "ticks":
         about.append("The clock counts ticks: what is shown as 1 ns is one tick.")
     if (tgid := facts.get("tgid")) is not None:
         about.append(f"Host process {tgid}.")
+    if (option := cpu_option(manifest.host, len(manifest.vms))) is not None:
+        about.append(f"Guest flags: -cpu {plain(option)}.")
     return " ".join(about)
