@@ -70,10 +70,22 @@ def test_groups_are_put_in_order() -> None:
 @pytest.mark.parametrize("rows", [0, 1, 20000])
 def test_any_number_of_rows(rows: int) -> None:
     """None, one, many."""
-    ts = np.arange(rows, dtype=np.int64) * 1000
-    encoded = ends(ts, np.full(rows, 7, np.uint64))
-    stamps = [p.timestamp for p in Trace.FromString(written(encoded)).packet]
+    ts, tracks = np.arange(rows, dtype=np.int64) * 1000, np.full(rows, 7, np.uint64)
+    stamps = [p.timestamp for p in Trace.FromString(written(ends(ts, tracks))).packet]
     assert stamps == ts.tolist()
+    counted = Trace.FromString(written(counts(ts, tracks, ts / 3))).packet
+    assert [p.track_event.double_counter_value for p in counted] == (ts / 3).tolist()
+
+
+@pytest.mark.parametrize("bits", [*range(65)])
+def test_numbers_of_any_width(bits: int) -> None:
+    """Beside one of so many bits, a smaller number is written as widely, and read as what it is."""
+    widest = (1 << bits) - 1
+    values = np.array([widest, 0, widest // 3, 1], np.uint64)
+    one = np.ones(4, np.uint64)
+    encoded = written(begins(np.arange(4), one, one, 1, [Argument(1, Kind.UINT, values)]))
+    packets = Trace.FromString(encoded).packet
+    assert [p.track_event.debug_annotations[0].uint_value for p in packets] == values.tolist()
 
 
 def test_a_packet_of_the_package_and_one_of_ours_are_alike() -> None:
