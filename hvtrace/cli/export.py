@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hvtrace.cli.part import From, Source, To, Vcpu, Vm, which_of
+from hvtrace.cli.part import From, Kinds, Source, To, Vcpu, Vm, which_of
 
 __all__ = ["export"]
 
@@ -24,6 +24,7 @@ def export(
     end: To = None,
     vm: Vm = None,
     vcpu: Vcpu = None,
+    tracks: Kinds = None,
     gzip: Annotated[
         bool, typer.Option("--gzip", help="Compress the file; the UI opens it as it is.")
     ] = False,
@@ -31,13 +32,16 @@ def export(
     """Draw a Perfetto timeline: open the file at https://ui.perfetto.dev.
 
     For each VM and vCPU it shows guest time, exits by reason with what they were about, returns to userspace, halt
-    polling, exits per second, and the divergences found by `hvtrace replay --check`.
+    polling; synthetic timers, SINTs, interrupts and who raised them; the host's scheduling, where it was recorded;
+    counters; and the divergences found by `hvtrace replay --check`.
 
     Examples:
 
       hvtrace export trace.hvt -o trace.pftrace
 
       hvtrace export trace.dat --from +1.5s --to +2s --vcpu 0 --gzip
+
+      hvtrace export trace.hvt --tracks timers,divergences
     """
     from hvtrace.export.file import export_file
     from hvtrace.pipeline.opening import store_for
@@ -46,7 +50,7 @@ def export(
 
     with bar() as progress:
         store = Store(store_for(source, progress))
-        which = which_of(store, start, end, vm, vcpu)
+        which = which_of(store, start, end, vm, vcpu, tracks)
         written = export_file(store, output, source, which, compress=gzip, progress=progress)
     if written.path is not None:
         typer.echo(f"{written.path}: {written.slices:,} slices, {written.size:,} bytes", err=True)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hvtrace.cli.part import From, Source, To, Vcpu, Vm, which_of
+from hvtrace.cli.part import From, Kinds, Source, To, Vcpu, Vm, which_of
 
 __all__ = ["view"]
 
@@ -23,6 +23,7 @@ def view(
     end: To = None,
     vm: Vm = None,
     vcpu: Vcpu = None,
+    tracks: Kinds = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open a browser, or only print the link.")
     ] = True,
@@ -67,7 +68,7 @@ def view(
     with offline_server(port) if offline else public_server() as server:
         with bar() as progress, TemporaryDirectory(prefix="hvtrace-") as folder:
             store = Store(store_for(source, progress))
-            which = which_of(store, start, end, vm, vcpu)
+            which = which_of(store, start, end, vm, vcpu, tracks)
             name = default_output(source, compress=False).name
             written = export_file(store, Path(folder) / name, source, which, progress=progress)
             # The folder goes now; the file stays readable as long as it is open, and no longer.

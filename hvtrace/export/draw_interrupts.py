@@ -73,6 +73,7 @@ class InterruptLayer:
         self._machines = Machines(SOURCES, VECTOR_BITS, COLUMNS, apart=("tid",))
         self._raised = pl.DataFrame(schema={"machine": pl.Int64, "ts": pl.Int64, "raised_seq": pl.Int64})
         self.tables = self._machines.tables
+        self.by = self._machines.by
         self.accepted = pl.DataFrame()
 
     def draw(self, window: Window) -> list[Slices]:

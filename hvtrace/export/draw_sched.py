@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from hvtrace.export.cut import Keys
 from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned
 from hvtrace.export.machines import Machines, after, before, slices_of, unbroken
@@ -47,6 +48,11 @@ class SchedLayer:
     tables: Mapping[str, tuple[str, ...]] = {
         "sched_switch": ("prev_comm", "prev_pid", "prev_state", "next_comm", "next_pid"),
         "sched_wakeup": ("pid", "comm", "tid"),
+    }
+
+    by: Mapping[str, Keys] = {
+        "sched_switch": (("prev_pid",), ("next_pid",)),
+        "sched_wakeup": (("pid",),),
     }
 
     def __init__(

@@ -15,7 +15,7 @@ from hvtrace.export.states import ENTRY, EXIT, USERSPACE
 from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import SUB_BITS, SUB_LAST, Arguments, Slices, Window, column, keys_of
 
-__all__ = ["POINTS", "StateLayer"]
+__all__ = ["ADJACENT", "POINTS", "StateLayer"]
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -27,6 +27,9 @@ POINTS: dict[str, int] = {"kvm_entry": ENTRY, "kvm_exit": EXIT, "kvm_userspace_e
 UNFINISHED = "unfinished"
 
 _INJECTED_TABLE, _VECTOR = INJECTED
+
+#: Tables whose rows mean something only with all events around them.
+ADJACENT = (_INJECTED_TABLE,)
 
 
 class StateLayer:

@@ -64,6 +64,7 @@ class SynicLayer:
         self._labels = Labels(_label, names.event)
         self._machines = Machines(SOURCES, SINT_BITS, COLUMNS)
         self.tables = self._machines.tables
+        self.by = self._machines.by
         self.delivered = pl.DataFrame()
 
     def draw(self, window: Window) -> list[Slices]:

@@ -145,6 +145,7 @@ class TimerLayer:
         self._why = Labels(lambda result: f"expired: {_why(result)}", names.event)
         self._machines = Machines(SOURCES, TIMER_BITS, COLUMNS)
         self.tables = self._machines.tables
+        self.by = self._machines.by
 
     def draw(self, window: Window) -> list[Slices]:
         """Return what ended in this window."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hvtrace.export.cut import Keys
 from hvtrace.export.draw_interrupts import VECTOR_BITS, InterruptLayer
 from hvtrace.export.links import FlowKind, flow_ids
 from hvtrace.export.machines import key_of
@@ -56,6 +57,8 @@ class SenderLayer:
         "kvm_hv_flush_tlb": ("flags", "processor_mask"),
         "kvm_hv_flush_tlb_ex": ("format",),
     }
+
+    by: Mapping[str, Keys] = {}
 
     def __init__(self, interrupts: InterruptLayer, vcpus: Mapping[int, list[int]]) -> None:
         self._interrupts = interrupts

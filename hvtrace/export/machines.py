@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hvtrace.export.cut import Keys
 from hvtrace.export.packets import Argument, Flows
 from hvtrace.export.states import NO_VM, Losses
 from hvtrace.export.window import Slices
@@ -88,6 +89,11 @@ class Machines:
     def tables(self) -> dict[str, tuple[str, ...]]:
         """Tracepoints needed and their columns."""
         return {source.tracepoint: source.needs for source in self._sources}
+
+    @property
+    def by(self) -> dict[str, Keys]:
+        """By tracepoint: the columns that tell machines apart."""
+        return {s.tracepoint: (("vm", "vcpu", *s.index.meta.root_names()),) for s in self._sources}
 
     def events(self, new: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Events of a window's new rows and those of before that count, by machine and in order.

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 
-from hvtrace.export.divergences import divergence_packets
+from hvtrace.export.divergences import divergence_packets, link_histories
 from hvtrace.export.draw_details import DetailLayer
 from hvtrace.export.draw_halts import HaltLayer
 from hvtrace.export.draw_interrupts import InterruptLayer
@@ -19,17 +20,32 @@ from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
 from hvtrace.export.metadata import metadata_packets
+from hvtrace.export.overlap import Behind, ahead
 from hvtrace.export.packets import begins, counts, ends, instants
 from hvtrace.export.rates import Rates
 from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
 from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks
-from hvtrace.export.window import Slices, keys_of
+from hvtrace.export.window import EventLayer, Slices, keys_of
 from hvtrace.export.wire import in_order
 from hvtrace.store import Store
 
-__all__ = ["write_trace"]
+__all__ = ["CATEGORIES", "write_trace"]
+
+#: Category of slices → the kind of track (`hvtrace export --tracks`) they are on.
+CATEGORIES = {
+    "guest": "states",
+    "exit": "states",
+    "userspace": "states",
+    "detail": "states",
+    "halt": "states",
+    "sched": "sched",
+    "stimer": "timers",
+    "synic": "synic",
+    "message": "synic",
+    "interrupt": "interrupts",
+}
 
 Progress = Callable[[int, int, str], None]
 
@@ -46,11 +62,12 @@ def write_trace(
 
     Slices that touch the span wanted are written whole. Raises InputError where a table cannot be read.
     """
-    return _Writer(store, out, which or Which(), window).run(progress)
+    with Behind(out) as behind:
+        return _Writer(store, behind, which or Which(), window).run(progress)
 
 
 class _Writer:
-    def __init__(self, store: Store, out: BinaryIO, which: Which, window: int) -> None:
+    def __init__(self, store: Store, out: Behind, which: Which, window: int) -> None:
         self._store = store
         self._out = out
         self._which = which
@@ -67,6 +84,7 @@ class _Writer:
             if which.vm in (None, vm["vm"]) and which.vcpu in (None, vcpu["vcpu"])
         }
         self._links = Links()
+        link_histories(store, which, self._links)
         self._timeline = self._layers(Losses(self._lost))
         first, last = manifest.time.get("first_ns") or 0, manifest.time.get("last_ns") or 0
         self._rates = Rates(
@@ -83,13 +101,13 @@ class _Writer:
         ticks = manifest.clock.get("unit") == "ticks"
         interrupts = InterruptLayer(names, tracks, losses)
         synic = SynicLayer(names, tracks, losses, interrupts)
-        events = (
-            interrupts,
-            synic,
-            TimerLayer(names, tracks, losses, interrupts, synic, ticks=ticks),
-            SenderLayer(interrupts, by_vm),
-            SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)),
-        )
+        timers = TimerLayer(names, tracks, losses, interrupts, synic, ticks=ticks)
+        events: list[EventLayer] = []
+        # In this order: a timer raises an interrupt by a delivery.
+        if self._which.wants("timers", "synic", "interrupts"):
+            events += [interrupts, synic, timers, SenderLayer(interrupts, by_vm)]
+        if self._which.wants("sched"):
+            events.append(SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)))
         self._states = StateLayer(names, tracks)
         # Details first: a flow goes through an exit's detail where it has one.
         units = (DetailLayer(names, tracks), self._states, HaltLayer(names, tracks, self._store))
@@ -105,14 +123,16 @@ class _Writer:
         for key in self._vcpus:
             self._tracks.vcpu(key)
         self._write_lost()
-        for done, frames in windows(self._store, self._timeline.tables, self._which, self._window):
-            if (exits := frames.get("kvm_exit")) is not None and len(exits):
+        parts = windows(self._store, self._timeline.tables, self._which, self._window, self._timeline.by)
+        for rows in ahead(parts):
+            if (exits := rows.tables.get("kvm_exit")) is not None and len(exits):
                 self._rates.add(keys_of(exits), self._states.exit_names(exits), exits["ts_ns"].to_numpy())
-            final = done >= total
-            self._write_slices(self._timeline.add(frames, done, final, self._open_until() if final else {}))
+            slices = self._timeline.add(rows, self._open_until() if rows.final else {})
+            if not rows.before:
+                self._write_slices(slices)
             if progress is not None:
                 # In bytes of the store, as progress is shown everywhere.
-                progress(done * size // total, size, "exporting")
+                progress(rows.end * size // total, size, "exporting")
         self._write_divergences()
         self._write_rates()
         return self._slices
@@ -122,23 +142,13 @@ class _Writer:
         return {key: last for key, lives in self._vcpus.items() if lives} if last is not None else {}
 
     def _write_slices(self, all_slices: list[Slices]) -> None:
-        groups, keys = [], []
-        for s in all_slices:
-            slices = s.within(self._which.first_ns, self._which.last_ns)
-            if not len(slices.start):
-                continue
-            category = self._names.category(slices.category)
-            make = instants if slices.instant else begins
-            shown = (slices.track, slices.name, category, slices.arguments, slices.flows)
-            groups.append(make(slices.start, *shown))
-            keys.append(slices.key_begin)
-            if not slices.instant:
-                groups.append(ends(slices.end, slices.track))
-                keys.append(slices.key_end)
-                self._slices += len(slices.start)
+        parts = [s.within(self._which.first_ns, self._which.last_ns) for s in all_slices]
+        parts = [s for s in parts if len(s.start) and self._which.wants(CATEGORIES[s.category])]
+        categories = [self._names.category(slices.category) for slices in parts]
+        self._slices += sum(len(slices.start) for slices in parts if not slices.instant)
         self._write_new()
-        if groups:
-            self._out.write(in_order(groups, keys))
+        if parts:
+            self._out.make(lambda: _packets(parts, categories))
 
     def _write_new(self) -> None:
         """Write tracks and names that what follows refers to."""
@@ -170,11 +180,15 @@ class _Writer:
         self._out.write(in_order(groups, [at, at + 1]))
 
     def _write_divergences(self) -> None:
+        if not self._which.wants("divergences"):
+            return
         for packets in divergence_packets(self._store, self._which, self._tracks, self._names):
             self._write_new()
             self._out.write(packets)
 
     def _write_rates(self) -> None:
+        if not self._which.wants("counters"):
+            return
         ticks = self._store.manifest.clock.get("unit") == "ticks"
         unit = "exits per 1e9 ticks" if ticks else "exits/s"
         for order, (key, reason, ts, values) in enumerate(self._rates.series()):
@@ -186,3 +200,16 @@ class _Writer:
             self._write_new()
             packets = counts(ts, np.full(len(ts), uuid, np.uint64), values)
             self._out.write(in_order([packets], [np.arange(len(ts), dtype=np.int64)]))
+
+
+def _packets(parts: list[Slices], categories: list[int]) -> pa.Buffer:
+    groups, keys = [], []
+    for slices, category in zip(parts, categories, strict=True):
+        make = instants if slices.instant else begins
+        shown = (slices.track, slices.name, category, slices.arguments, slices.flows)
+        groups.append(make(slices.start, *shown))
+        keys.append(slices.key_begin)
+        if not slices.instant:
+            groups.append(ends(slices.end, slices.track))
+            keys.append(slices.key_end)
+    return in_order(groups, keys)

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hvtrace.export.draw_states import POINTS
+from hvtrace.export.cut import BY_VCPU, Keys
+from hvtrace.export.draw_states import ADJACENT, POINTS
 from hvtrace.export.links import Links
 from hvtrace.export.states import Losses, Points
-from hvtrace.export.window import Layer, Slices, UnitLayer, Window, column, keys_of
+from hvtrace.export.streams import Rows
+from hvtrace.export.window import EventLayer, Slices, UnitLayer, Window, column, keys_of
 
 __all__ = ["Timeline"]
 
@@ -27,12 +29,13 @@ CARRIED_POINTS, CARRIED_ROWS = 1 << 16, 1 << 18
 class Timeline:
     """Gives each window to the layers, with the rows that earlier windows left.
 
-    `tables` are all tables needed, with their columns. `events` draw what lies between events; `units` draw into the
-    states of vCPUs, and their rows are carried over. The former are asked first: they know the flows of the latter.
+    `tables` are all tables needed, with their columns, and `by` what tells machines apart in them. `events` draw what
+    lies between events; `units` draw into the states of vCPUs, and their rows are carried over. The former are asked
+    first: they know the flows of the latter.
     """
 
     def __init__(
-        self, events: Sequence[Layer], units: Sequence[UnitLayer], losses: Losses, links: Links
+        self, events: Sequence[EventLayer], units: Sequence[UnitLayer], losses: Losses, links: Links
     ) -> None:
         self._events = events
         self._units = units
@@ -41,22 +44,27 @@ class Timeline:
         self._carry: dict[str, pl.DataFrame] = {}
         self._carried = {table for layer in units for table in layer.tables}
         self.tables: dict[str, tuple[str, ...]] = {}
+        self.by: dict[str, Keys] = {}
+        for event_layer in events:
+            for table, keys in event_layer.by.items():
+                self.by[table] = tuple(dict.fromkeys((*self.by.get(table, BY_VCPU), *keys)))
         for layer in (*events, *units):
             for table, columns in layer.tables.items():
                 self.tables[table] = tuple(dict.fromkeys((*self.tables.get(table, ()), *columns)))
 
-    def add(
-        self, rows: Mapping[str, pl.DataFrame], end: int, final: bool, open_until: Mapping[int, int]
-    ) -> list[Slices]:
-        """Return slices that are complete after these rows, which are all before seq `end`.
+    def add(self, rows: Rows, open_until: Mapping[int, int]) -> list[Slices]:
+        """Return slices that are complete after these rows.
 
-        After the `final` ones, the unfinished state of vCPUs in `open_until` (key → time stamp) is drawn as well.
+        After the final ones, the unfinished state of vCPUs in `open_until` (key → time stamp) is drawn as well.
         """
-        window = self._window(rows, final, open_until)
+        tables = rows.tables
+        if rows.edge:
+            tables = {table: own.clear() if table in ADJACENT else own for table, own in tables.items()}
+        window = self._window(tables, rows.final, open_until)
         slices = [s for layer in self._events for s in layer.draw(window) if len(s.start)]
-        self._links.resolve(window.points, window.whole, window.cut, end)
+        self._links.resolve(window.points, window.whole, window.cut, rows.end)
         slices += [s for layer in self._units for s in layer.draw(window) if len(s.start)]
-        self._carry = {} if final else self._left(window)
+        self._carry = {} if rows.final else self._left(window)
         return slices
 
     def _window(self, rows: Mapping[str, pl.DataFrame], final: bool, open_until: Mapping[int, int]) -> Window:
@@ -113,18 +121,18 @@ class Timeline:
         )
 
     def _left(self, window: Window) -> dict[str, pl.DataFrame]:
-        """Rows that the next window needs."""
+        """Rows that the next window needs. They are copied: a part would keep all it is a part of in memory."""
         left = {}
         carried = np.arange(len(window.points)) >= window.cut
         for table, rows in window.frames.items():
             if table in POINTS:
                 keep = np.zeros(len(rows), np.bool_)
                 keep[window.points.row[carried & (window.points.kind == POINTS[table])]] = True
-                left[table] = rows.filter(pl.Series(keep))
+                left[table] = rows[np.flatnonzero(keep)]
                 continue
             keep = window.comes_again(window.places[table])
             for layer in self._units:
                 if (own := layer.keep(table, window)) is not None:
                     keep |= own
-            left[table] = rows.filter(pl.Series(keep)).tail(CARRIED_ROWS)
+            left[table] = rows[np.flatnonzero(keep)].tail(CARRIED_ROWS)
         return left

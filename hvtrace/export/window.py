@@ -10,13 +10,25 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hvtrace.export.cut import Keys
 from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned, Labels
 from hvtrace.export.links import Links
 from hvtrace.export.packets import Argument, Flows
 from hvtrace.export.states import NO_VM, Points, vcpu_keys
 
-__all__ = ["SUB_BITS", "SUB_LAST", "Arguments", "Layer", "Slices", "UnitLayer", "Window", "column", "keys_of"]
+__all__ = [
+    "SUB_BITS",
+    "SUB_LAST",
+    "Arguments",
+    "EventLayer",
+    "Layer",
+    "Slices",
+    "UnitLayer",
+    "Window",
+    "column",
+    "keys_of",
+]
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -118,6 +130,15 @@ class Layer(Protocol):
 
     def draw(self, window: Window) -> list[Slices]:
         """Return slices that are complete after this window; called once for each, in order."""
+        ...
+
+
+class EventLayer(Layer, Protocol):
+    """A layer that draws what lies between events of small machines; it keeps what it needs of earlier windows."""
+
+    @property
+    def by(self) -> Mapping[str, Keys]:
+        """Tables in which more than the vCPU tells machines apart: the columns that do."""
         ...
 
 
