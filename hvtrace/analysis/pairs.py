@@ -92,6 +92,7 @@ EVENTS: Mapping[str, tuple[Begin, ...]] = {
 
 #: `order` has the thread above so many bits, and `seq` in them.
 _SEQ_BITS = 40
+_TID_MASK = (1 << 24) - 1
 #: `owner` has the VM above so many bits, and the vCPU in them.
 _VCPU_BITS = 16
 _NO_VM = 0xFFFF
@@ -155,7 +156,8 @@ def _ordered(tables: Mapping[str, pl.LazyFrame], event: str, about: tuple[Rows, 
         (_NESTED, Part.NESTED),
         *((rows, Part.DETAIL) for rows in about),
     ]
-    thread = pl.col("tid").cast(pl.UInt32).cast(pl.UInt64)
+    # Linux has at most 2^22 threads; a damaged file may say anything.
+    thread = (pl.col("tid").cast(pl.Int64) & _TID_MASK).cast(pl.UInt64)
     chosen = [
         tables[rows.table]
         .filter(pl.col("vcpu").is_not_null(), *([] if rows.where is None else [rows.where]))

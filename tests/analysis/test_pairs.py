@@ -101,6 +101,16 @@ def test_both_ends_are_of_one_vcpu(tmp_path: Path) -> None:
     assert found(tmp_path, rows) == [(20, IO, 4, 0, "whole")]
 
 
+@pytest.mark.parametrize("tid", [-5, -(1 << 31), (1 << 31) - 1, 0])
+def test_any_thread_id_will_do(tmp_path: Path, tid: int) -> None:
+    """A damaged recording may hold ids that no kernel gives."""
+    rows = [
+        (ts, tracepoint, 0, 0, own | {"tid": tid})
+        for ts, tracepoint, _, _, own in (at(0), exit_at(10), at(15))
+    ]
+    assert found(tmp_path, rows) == [(10, IO, 5, 0, "whole")]
+
+
 LOSSES = [
     ({"cpu": 0, "from_ns": 11, "to_ns": 12}, "lost"),
     ({"cpu": 0, "from_ns": 14, "to_ns": 15}, "lost"),

@@ -111,6 +111,13 @@ def test_the_table_fits_the_terminal(tmp_path: Path, columns: int) -> None:
     assert "… and " in done.stdout
 
 
+def test_the_help_fits_a_terminal(tmp_path: Path) -> None:
+    """With each example on a line of its own."""
+    lines = run("--help", cwd=tmp_path).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("    hvtrace exits ") for line in lines) >= 5
+
+
 def test_one_access(folder: Path) -> None:
     """In the singular."""
     done = run("t.hvt", "--event", "msr", cwd=folder)
