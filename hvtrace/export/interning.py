@@ -76,10 +76,12 @@ class Interned:
         return framed(packet.SerializeToString())
 
 
-def sequence_start() -> bytes:
-    """Framed packet that begins the sequence: nothing is interned yet."""
+def sequence_start(clock: int | None = None) -> bytes:
+    """Framed packet that begins the sequence: nothing is interned yet; stamps are of `clock` (None: BOOTTIME)."""
     packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, sequence_flags=_CLEARED)
     packet.first_packet_on_sequence = True
+    if clock is not None:
+        packet.trace_packet_defaults.timestamp_clock_id = clock
     return framed(packet.SerializeToString())
 
 

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from hvtrace.export.clocks import host_clocks, reference_times, trace_clock
 from hvtrace.export.divergences import divergence_packets, link_histories
 from hvtrace.export.draw_details import DetailLayer
 from hvtrace.export.draw_halts import HaltLayer
@@ -19,7 +20,7 @@ from hvtrace.export.draw_timers import TimerLayer
 from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
-from hvtrace.export.metadata import metadata_packets
+from hvtrace.export.metadata import metadata_packets, source_slices
 from hvtrace.export.overlap import Behind, ahead
 from hvtrace.export.packets import begins, counts, ends, instants
 from hvtrace.export.rates import Rates
@@ -87,10 +88,11 @@ class _Writer:
         link_histories(store, which, self._links)
         self._timeline = self._layers(Losses(self._lost))
         first, last = manifest.time.get("first_ns") or 0, manifest.time.get("last_ns") or 0
-        self._rates = Rates(
+        self._span = (
             max(first, which.first_ns) if which.first_ns is not None else first,
             min(last, which.last_ns) if which.last_ns is not None else last,
         )
+        self._rates = Rates(*self._span)
         self._slices = 0
 
     def _layers(self, losses: Losses) -> Timeline:
@@ -117,11 +119,11 @@ class _Writer:
         """Write everything."""
         total = self._store.manifest.total
         size = sum(self._store.file(table).stat().st_size for table in self._store.tracepoints)
-        self._out.write(sequence_start())
-        self._out.write(metadata_packets(self._store.manifest))
+        self._write_facts()
         self._tracks.describe_processes()
         for key in self._vcpus:
             self._tracks.vcpu(key)
+        self._write_source()
         self._write_lost()
         parts = windows(self._store, self._timeline.tables, self._which, self._window, self._timeline.by)
         for rows in ahead(parts):
@@ -154,6 +156,23 @@ class _Writer:
         """Write tracks and names that what follows refers to."""
         self._out.write(self._tracks.packets())
         self._out.write(self._names.packet())
+
+    def _write_facts(self) -> None:
+        manifest = self._store.manifest
+        self._out.write(sequence_start(trace_clock(manifest)))
+        self._out.write(metadata_packets(self._store, self._which))
+        self._out.write(host_clocks(manifest))
+        for packets in reference_times(self._store, self._which):
+            self._out.write(packets)
+
+    def _write_source(self) -> None:
+        manifest, (first, last) = self._store.manifest, self._span
+        if manifest.time.get("first_ns") is None or last < first:
+            return
+        slices = source_slices(manifest, self._tracks.get("source"), self._names, first, last)
+        self._write_new()
+        packets, keys = zip(*slices, strict=True)
+        self._out.write(in_order(packets, [np.array([key]) for key in keys]))
 
     def _write_lost(self) -> None:
         first, last = self._store.manifest.time.get("first_ns"), self._store.manifest.time.get("last_ns")
