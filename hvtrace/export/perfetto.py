@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hvtrace.export.clocks import host_clocks, reference_times, trace_clock
+from hvtrace.export.counters import Counters
 from hvtrace.export.divergences import divergence_packets, link_histories
 from hvtrace.export.draw_details import DetailLayer
 from hvtrace.export.draw_halts import HaltLayer
@@ -22,13 +23,12 @@ from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
 from hvtrace.export.metadata import metadata_packets, source_slices
 from hvtrace.export.overlap import Behind, ahead
-from hvtrace.export.packets import begins, counts, ends, instants
-from hvtrace.export.rates import Rates
+from hvtrace.export.packets import begins, ends, instants
 from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
 from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks
-from hvtrace.export.window import EventLayer, Slices, keys_of
+from hvtrace.export.window import EventLayer, Slices
 from hvtrace.export.wire import in_order
 from hvtrace.store import Store
 
@@ -92,7 +92,9 @@ class _Writer:
             max(first, which.first_ns) if which.first_ns is not None else first,
             min(last, which.last_ns) if which.last_ns is not None else last,
         )
-        self._rates = Rates(*self._span)
+        self._counters = Counters(
+            store, which, self._span, self._names, self._tracks, self._states.exit_names
+        )
         self._slices = 0
 
     def _layers(self, losses: Losses) -> Timeline:
@@ -127,16 +129,18 @@ class _Writer:
         self._write_lost()
         parts = windows(self._store, self._timeline.tables, self._which, self._window, self._timeline.by)
         for rows in ahead(parts):
-            if (exits := rows.tables.get("kvm_exit")) is not None and len(exits):
-                self._rates.add(keys_of(exits), self._states.exit_names(exits), exits["ts_ns"].to_numpy())
             slices = self._timeline.add(rows, self._open_until() if rows.final else {})
             if not rows.before:
                 self._write_slices(slices)
+            if self._which.wants("counters"):
+                self._write(self._counters.add(rows.tables, slices))
             if progress is not None:
                 # In bytes of the store, as progress is shown everywhere.
                 progress(rows.end * size // total, size, "exporting")
         self._write_divergences()
-        self._write_rates()
+        if self._which.wants("counters"):
+            for packets in self._counters.rest():
+                self._write(packets)
         return self._slices
 
     def _open_until(self) -> dict[int, int]:
@@ -205,20 +209,9 @@ class _Writer:
             self._write_new()
             self._out.write(packets)
 
-    def _write_rates(self) -> None:
-        if not self._which.wants("counters"):
-            return
-        ticks = self._store.manifest.clock.get("unit") == "ticks"
-        unit = "exits per 1e9 ticks" if ticks else "exits/s"
-        for order, (key, reason, ts, values) in enumerate(self._rates.series()):
-            if reason is None:
-                uuid = self._tracks.get("counter", key, "Exits", unit_name=unit)
-            else:
-                name = self._names.event_name(reason)
-                uuid = self._tracks.get("reason", key, name, order=order, unit_name=unit)
-            self._write_new()
-            packets = counts(ts, np.full(len(ts), uuid, np.uint64), values)
-            self._out.write(in_order([packets], [np.arange(len(ts), dtype=np.int64)]))
+    def _write(self, packets: pa.Buffer) -> None:
+        self._write_new()
+        self._out.write(packets)
 
 
 def _packets(parts: list[Slices], categories: list[int]) -> pa.Buffer:

@@ -48,7 +48,15 @@ def _is(name: str) -> Callable[[Any], str]:
 _FINDINGS = (
     "Events at which the trace contradicts the reference model; arguments say how, arrows what led there."
 )
-_COUNTED = "In steps of one width over the whole recording."
+_SHARE = (
+    "of the time in which the state is known: a gap counts neither way. Nothing before the first known state; 0 "
+    "where none is known later."
+)
+_VM_SHARE = (
+    "of the time of all its vCPUs. A vCPU whose state is not known counts for nothing, but before its first and after "
+    "its last known state it counts as idle."
+)
+_POLLING = "halt polling, successful or (as far as kvm_halt_poll_ns tells how long) not,"
 
 #: By name. Ranks leave room for the indices that are added.
 TRACKS: dict[str, Kind] = {
@@ -66,7 +74,13 @@ TRACKS: dict[str, Kind] = {
     ),
     "vm": Kind(None, lambda vm: f"VM {vm}", 100, None, ""),
     "vm divergences": Kind("vm", _is("Divergences"), 0, "divergences", _FINDINGS),
-    "vm counter": Kind("vm", str, 10, "counters", _COUNTED),
+    "vm exits": Kind("vm", _is("Exits"), 10, "counters", "Exits of all its vCPUs."),
+    "vm guest share": Kind(
+        "vm", _is("Guest share"), 11, "counters", f"Time in guest mode, in percent {_VM_SHARE}"
+    ),
+    "vm polling share": Kind(
+        "vm", _is("Polling share"), 12, "counters", f"Time in {_POLLING} in percent {_VM_SHARE}"
+    ),
     "vcpu": Kind(
         "vm",
         lambda vcpu: f"vCPU {vcpu}",
@@ -117,11 +131,23 @@ TRACKS: dict[str, Kind] = {
         "interrupts",
         "From injection to EOI; an interrupt whose EOI was not traced is an instant.",
     ),
-    "counter": Kind("vcpu", str, 50, "counters", _COUNTED),
-    "reasons": Kind(
-        "vcpu", _is("Exits by reason"), 60, None, "Exits per second by reason, the commonest first."
+    "exits": Kind("vcpu", _is("Exits"), 50, "counters", "Exits of this vCPU."),
+    "guest share": Kind(
+        "vcpu", _is("Guest share"), 51, "counters", f"Time in guest mode, in percent {_SHARE}"
     ),
-    "reason": Kind("reasons", str, 0, "counters", _COUNTED),
+    "polling share": Kind(
+        "vcpu", _is("Polling share"), 52, "counters", f"Time in {_POLLING} in percent {_SHARE}"
+    ),
+    "halt_poll_ns": Kind(
+        "vcpu",
+        _is("halt_poll_ns"),
+        53,
+        "counters",
+        "How long this vCPU polls before it sleeps, as kvm_halt_poll_ns tells it at each change; before the first one, "
+        "what that one changed. Linux 6.1 may tell of more than the module's parameter allows, and use that.",
+    ),
+    "reasons": Kind("vcpu", _is("Exits by reason"), 60, None, "Exits by reason, the commonest first."),
+    "reason": Kind("reasons", str, 0, "counters", "Exits of this vCPU for this reason."),
 }
 
 #: What `--tracks` takes, in this order.
@@ -150,6 +176,7 @@ class Tracks:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._uuids: dict[tuple[str, int, Any], int] = {}
+        self._vcpus: dict[int, int] = {}
         self._new: list[bytes] = []
         self._vms = {vm["vm"]: vm for vm in manifest.vms}
 
@@ -159,12 +186,19 @@ class Tracks:
         self._new.clear()
         return out
 
-    def get(self, kind: str, owner: int = 0, index: Any = None, *, order: int = 0, **counter: str) -> int:
-        """Return a track's uuid. `order` is added to its rank; `counter`: fields of a counter's descriptor."""
+    def get(
+        self, kind: str, owner: int = 0, index: Any = None, *, order: int = 0, about: str = "", **counter: str
+    ) -> int:
+        """Return a track's uuid. `order` is added to its rank, `about` to its description.
+
+        `counter`: fields of a counter's descriptor.
+        """
         if found := self._uuids.get((kind, owner, index)):
             return found
         row = TRACKS[kind]
-        track = TrackDescriptor(name=self._name(kind, owner, index), description=self._about(kind, owner))
+        track = TrackDescriptor(
+            name=self._name(kind, owner, index), description=self._about(kind, owner) + about
+        )
         if row.parent is not None:
             track.parent_uuid = self._parent(kind, owner)
         track.uuid = self._uuids[kind, owner, index] = len(self._uuids) + 1
@@ -189,7 +223,13 @@ class Tracks:
 
     def vcpu(self, key: int) -> int:
         """Return the uuid of a vCPU's track of states."""
-        return self.get("vcpu", key, key & 0xFFFF)
+        uuid = self.get("vcpu", key, key & 0xFFFF)
+        self._vcpus[uuid] = key
+        return uuid
+
+    def vcpu_of(self, uuid: int) -> int:
+        """Return the key of the vCPU whose track of states this is."""
+        return self._vcpus[uuid]
 
     def _parent(self, kind: str, owner: int) -> int:
         parent = TRACKS[kind].parent

@@ -78,30 +78,6 @@ def test_the_size_of_windows_does_not_matter(recorded: Callable[[str], Store], n
     assert found[0] == found[1]
 
 
-def test_every_exit_is_counted(recorded: Callable[[str], Store]) -> None:
-    """The rate of exits, times the width of its steps, adds up to the rows of kvm_exit; so do those by reason."""
-    store = recorded("two-vms")
-    out = io.BytesIO()
-    write_trace(store, out)
-    counters = read_timeline(out.getvalue()).counters
-    width = 10_000_000
-    last = store.manifest.time["last_ns"]
-
-    def total(samples: list[tuple[int, float]]) -> float:
-        spans = pairwise([*samples, (last, 0.0)])
-        return sum(rate * max(b - a, 0) / 1e9 for (a, rate), (b, _) in spans)
-
-    in_all = {track: total(samples) for track, samples in counters.items() if track[-1] == "Exits"}
-    by_reason: dict[tuple[str, ...], float] = defaultdict(float)
-    for track, samples in counters.items():
-        if track[-2] == "Exits by reason":
-            by_reason[(*track[:2], "Exits")] += total(samples)
-    assert round(sum(in_all.values())) == store.manifest.events["kvm_exit"]
-    assert {k: round(v) for k, v in in_all.items()} == {k: round(v) for k, v in by_reason.items()}
-    first = store.manifest.time["first_ns"]
-    assert all((ts - first) % width == 0 for samples in counters.values() for ts, _ in samples)
-
-
 def test_one_vm_of_two(recorded: Callable[[str], Store]) -> None:
     """--vm draws that VM alone, and just as it is among the others."""
     drawn = []
