@@ -1,69 +1,151 @@
-"""Divergences as instants on the vCPU where they happened."""
+"""Divergences as instants: on the vCPU where they happened, with arrows from what led there, and again on its VM.
+
+The UI gives slices their colours: of what it offers, a correlation id is taken, so that colours tell errors, warnings
+and what a baseline accepts apart.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 
 from hvtrace.export.interning import Interned
+from hvtrace.export.links import FlowKind, Links, flow_ids
 from hvtrace.export.packets import SEQUENCE, framed
 from hvtrace.export.states import NO_VM
 from hvtrace.export.streams import Which
 from hvtrace.export.tracks import Tracks
+from hvtrace.replay.tape import FIELDS, TAPE, text_of
 from hvtrace.store import Store
 
-__all__ = ["divergence_packets"]
+__all__ = ["divergence_packets", "link_histories"]
 
 _NEEDED = 2
 
 #: Columns shown as arguments, in this order.
-SHOWN = ("expected", "observed", "message", "severity", "rule", "name", "tracepoint", "seq")
+SHOWN = (
+    *("severity", "rule", "name", "expected", "observed", "message", "count", "known", "tracepoint", "seq"),
+    "vcpu",
+)
+
+#: Correlation ids. The UI (v52) makes a colour of their letters, and these become red, yellow and blue.
+CORRELATION = {"error": "verdict: error", "warning": "divergences (warning)", "known": "verdict: known"}
+
+#: Category of an instant, and of the same divergence shown again on the VM's track.
+CATEGORY, AGAIN = "divergence", "divergence of VM"
 
 #: Rows turned into packets at a time.
 _BATCH = 4096
 
 
+def link_histories(store: Store, which: Which, links: Links) -> None:
+    """Mark the exits around the events that led to each divergence, its own included: they are on its flow."""
+    if not which.wants("divergences"):
+        return
+    for rows in _batches(store, which):
+        if "history" not in rows.columns:
+            return
+        events = (
+            rows.filter(pl.col("vcpu").is_not_null())
+            .explode("history")
+            .filter(pl.col("history") <= pl.col("seq"))
+        )
+        vm = events["vm"].fill_null(NO_VM).cast(pl.Int64).to_numpy()
+        links.around(
+            vm << 16 | events["vcpu"].cast(pl.Int64).to_numpy(),
+            events["history"].cast(pl.Int64).to_numpy(),
+            flow_ids(events["row"].to_numpy(), FlowKind.DIVERGENCE),
+            # Arrows end at the instant.
+            events["ts_ns"].to_numpy(),
+        )
+
+
 def divergence_packets(store: Store, which: Which, tracks: Tracks, names: Interned) -> Iterator[bytes]:
     """Yield framed instants; before each piece the caller writes the tracks and names that are new."""
+    for rows in _batches(store, which):
+        listed = rows.to_dicts()
+        texts = _texts(store, {seq for row in listed for seq in row.get("history") or ()})
+        yield b"".join(packet for row in listed for packet in _instants(row, texts, tracks, names))
+
+
+def _batches(store: Store, which: Which) -> Iterator[pl.DataFrame]:
+    """The divergences wanted; `row` numbers those of the table."""
     if not store.has("divergences"):
         return
+    wanted = pl.col("ts_ns").is_not_null()
+    for column, number in (("vm", which.vm), ("vcpu", which.vcpu)):
+        if number is not None:
+            wanted &= pl.col(column) == number
+    if which.first_ns is not None:
+        wanted &= pl.col("ts_ns") >= which.first_ns
+    if which.last_ns is not None:
+        wanted &= pl.col("ts_ns") <= which.last_ns
+    first = 0
     for batch in store.parquet("divergences").iter_batches(batch_size=_BATCH):
-        rows = pl.DataFrame(pl.from_arrow(batch)).to_dicts()
-        yield b"".join(_instant(row, tracks, names) for row in rows if _wanted(row, which))
+        yield pl.DataFrame(pl.from_arrow(batch)).with_row_index("row", first).filter(wanted)
+        first += len(batch)
 
 
-def _wanted(row: dict[str, Any], which: Which) -> bool:
-    ts = row["ts_ns"]
-    return (
-        ts is not None
-        and which.vm in (None, row["vm"])
-        and which.vcpu in (None, row["vcpu"])
-        and (which.first_ns is None or ts >= which.first_ns)
-        and (which.last_ns is None or ts <= which.last_ns)
-    )
+def _texts(store: Store, seqs: set[int]) -> dict[int, str]:
+    """Events by their rank, in words."""
+    found: dict[int, str] = {}
+    wanted = pl.col("seq").is_in(sorted(seqs))
+    for table, fields in TAPE.items():
+        if seqs and store.has(table):
+            events = store.scan(table)
+            there = events.collect_schema().names()
+            columns = ["seq", *(field for field in fields if field in there)]
+            for event in events.filter(wanted).select(columns).collect().to_dicts():
+                own = (event.get(field) for field in fields)
+                found[event["seq"]] = text_of((event["seq"], *[table] * (FIELDS - 1), *own))
+    return found
 
 
-def _instant(row: dict[str, Any], tracks: Tracks, names: Interned) -> bytes:
-    key = None
+def _instants(row: dict[str, Any], texts: dict[int, str], tracks: Tracks, names: Interned) -> Iterator[bytes]:
+    vm = NO_VM if row["vm"] is None else row["vm"]
+    shown = []
     if row["vcpu"] is not None:
-        key = (NO_VM if row["vm"] is None else row["vm"]) << 16 | row["vcpu"]
-    packet = TracePacket(trusted_packet_sequence_id=SEQUENCE, sequence_flags=_NEEDED, timestamp=row["ts_ns"])
-    event = packet.track_event
-    event.type = TrackEvent.Type.TYPE_INSTANT
-    event.track_uuid = tracks.get("unassigned") if key is None else tracks.get("divergences", key)
-    event.category_iids.append(names.category("divergence"))
-    event.name_iid = names.event(f"{row['rule']} {row['name']}")
+        shown.append((tracks.get("divergences", vm << 16 | row["vcpu"]), CATEGORY))
+    if row["vm"] is not None or row["vcpu"] is not None:
+        # After the one on the vCPU: arrows end there, and one leads on from there.
+        shown.append((tracks.get("vm divergences", vm), AGAIN if shown else CATEGORY))
+    for track, category in shown or [(tracks.get("unassigned"), CATEGORY)]:
+        packet = TracePacket(
+            trusted_packet_sequence_id=SEQUENCE, sequence_flags=_NEEDED, timestamp=row["ts_ns"]
+        )
+        event = packet.track_event
+        event.type = TrackEvent.Type.TYPE_INSTANT
+        event.track_uuid = track
+        event.category_iids.append(names.category(category))
+        kind = "known" if row["known"] else row["severity"]
+        event.name_iid = names.event(f"{row['rule']} {row['name']}" + (f" ({kind})" if kind else ""))
+        if kind in CORRELATION:
+            event.correlation_id_str = CORRELATION[kind]
+        if row["vcpu"] is not None:
+            event.flow_ids.append(int(flow_ids(np.array([row["row"]]), FlowKind.DIVERGENCE)[0]))
+        _add_arguments(event, row, texts, names)
+        yield framed(packet.SerializeToString())
+
+
+def _add_arguments(event: TrackEvent, row: dict[str, Any], texts: dict[int, str], names: Interned) -> None:
     for column in SHOWN:
         value = row.get(column)
         if value is None:
             continue
         argument = event.debug_annotations.add()
         argument.name_iid = names.argument(column)
-        if isinstance(value, int):
+        if isinstance(value, bool):
+            argument.bool_value = value
+        elif isinstance(value, int):
             argument.uint_value = value
         else:
             argument.string_value = str(value)
-    return framed(packet.SerializeToString())
+    if lines := [texts[seq] for seq in row.get("history") or () if seq in texts]:
+        argument = event.debug_annotations.add()
+        argument.name_iid = names.argument("history")
+        for line in lines:
+            argument.array_values.add().string_value = line

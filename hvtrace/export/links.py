@@ -6,7 +6,7 @@ event is drawn by other layers, perhaps in a later window.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class FlowKind:
     INTERRUPT = 1
     #: kvm_hv_stimer_start_*: from arming to callback and expiration.
     STIMER = 2
-    #: The event that diverges: from the exits that led there.
+    #: A divergence, by its row in the table instead of a seq: from the exits that led there.
     DIVERGENCE = 3
     #: kvm_hv_flush_tlb*: to the target whose vCPU id is added.
     FLUSH = 1 << 15
@@ -62,46 +62,76 @@ def listed(lists: pl.Series) -> Flows:
     return Flows(np.concatenate([[0], np.cumsum(counts)]), lists.explode().drop_nulls().to_numpy())
 
 
+class _Marks(NamedTuple):
+    """Events (vCPU key, seq) and flows; `latest`: an exit that begins later is not on the flow."""
+
+    key: I64
+    seq: I64
+    flow: U64
+    latest: I64
+
+    def and_more(self, key: I64, seq: I64, flow: U64, latest: I64) -> _Marks:
+        return _Marks(
+            np.concatenate([self.key, key]),
+            np.concatenate([self.seq, seq]),
+            np.concatenate([self.flow, flow]),
+            np.concatenate([self.latest, latest]),
+        )
+
+    def waiting(self, keep: Bool) -> _Marks:
+        last = np.flatnonzero(keep)[-MOST_WAITING:]
+        return _Marks(self.key[last], self.seq[last], self.flow[last], self.latest[last])
+
+
 class Links:
-    """Marks (vCPU key, seq, flow id): the exit around an event, or the guest time after it, is on that flow."""
+    """Marks of events: the exit around an event, or the guest time after it, is on a flow."""
 
     def __init__(self) -> None:
         none = np.zeros(0, np.int64)
-        self._around: tuple[I64, I64, U64] = (none, none, none.astype(np.uint64))
-        self._entry: tuple[I64, I64, U64] = self._around
+        self._around = self._entry = _Marks(none, none, none.astype(np.uint64), none)
         #: Of this window: index of the point whose state is on a flow, and the flow; by point.
         self._points: tuple[I64, U64] = (none, none.astype(np.uint64))
 
-    def around(self, key: I64, seq: I64, flow: U64) -> None:
-        """The exits in which these events lie (else the states) are on these flows."""
-        self._around = _added(self._around, key, seq, flow)
+    def around(self, key: I64, seq: I64, flow: U64, latest: I64 | None = None) -> None:
+        """The exits in which these events lie (else the states) are on these flows.
+
+        An exit may be traced after an event of its own; where it begins after `latest` (time stamps), the state in
+        which the event lies is on the flow instead.
+        """
+        self._around = self._around.and_more(key, seq, flow, _never(key) if latest is None else latest)
 
     def entering(self, key: I64, seq: I64, flow: U64) -> None:
         """The guest time that follows these events on these vCPUs is on these flows."""
-        self._entry = _added(self._entry, key, seq, flow)
+        self._entry = self._entry.and_more(key, seq, flow, _never(key))
 
     def resolve(self, points: Points, whole: Bool, cut: I64, end: int) -> None:
         """Find the states that are drawn in this window. `end`: the first seq after it."""
         found = []
-        key, seq, flow = self._around
+        key, seq, flow, latest = self._around
         place = points.before(key, seq)
         later = seq >= end
         exits = points.exits()
         at = np.where(place >= 0, exits[points.unit[place]], -1) if len(points) else place
+        if len(points):
+            at = np.where(points.ts[at] <= latest, at, -1)
         at = np.where(at >= 0, at, place)
-        self._around = _waiting(self._around, later | _undecided(place, cut))
+        self._around = self._around.waiting(later | _undecided(place, cut))
         found.append((at[~later], flow[~later]))
-        key, seq, flow = self._entry
+        key, seq, flow, _ = self._entry
         at = points.entry_after(key, seq)
         later = (seq >= end) | (at < 0)
-        self._entry = _waiting(self._entry, later | _undecided(at, cut))
+        self._entry = self._entry.waiting(later | _undecided(at, cut))
         found.append((at[~later], flow[~later]))
         at, flow = (np.concatenate(parts) for parts in zip(*found, strict=True))
         drawn = at >= 0
         drawn[drawn] = whole[at[drawn]]
         at, flow = at[drawn], flow[drawn]
-        order = np.argsort(at, kind="stable")
-        self._points = at[order], flow[order]
+        order = np.lexsort((flow, at))
+        at, flow = at[order], flow[order]
+        # Several events of a flow may lie in one exit.
+        first = np.ones(len(at), np.bool_)
+        first[1:] = (np.diff(at) != 0) | (flow[1:] != flow[:-1])
+        self._points = at[first], flow[first]
 
     def take(self, at: I64) -> Flows | None:
         """Return the flows of states that begin at these points (ascending); they are not given again."""
@@ -114,9 +144,8 @@ class Links:
         return flows_of(len(at), row[mine], flow[mine]) if mine.any() else None
 
 
-def _added(marks: tuple[I64, I64, U64], key: I64, seq: I64, flow: U64) -> tuple[I64, I64, U64]:
-    joined = (np.concatenate([marks[0], key]), np.concatenate([marks[1], seq]))
-    return (*joined, np.concatenate([marks[2], flow]))
+def _never(key: I64) -> I64:
+    return np.full(len(key), np.iinfo(np.int64).max)
 
 
 def _undecided(place: I64, cut: I64) -> Bool:
@@ -124,8 +153,3 @@ def _undecided(place: I64, cut: I64) -> Bool:
     if not len(cut):
         return np.zeros(len(place), np.bool_)
     return (place >= 0) & (place >= cut[place])
-
-
-def _waiting(marks: tuple[I64, I64, U64], keep: Bool) -> tuple[I64, I64, U64]:
-    key, seq, flow = marks
-    return key[keep][-MOST_WAITING:], seq[keep][-MOST_WAITING:], flow[keep][-MOST_WAITING:]

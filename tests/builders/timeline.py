@@ -12,7 +12,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 __all__ = ["Drawn", "Timeline", "read_timeline"]
 
 #: What an event says of what is drawn, in the order of Drawn's fields.
-SHOWN = ("name", "category", "arguments", "flows", "at")
+SHOWN = ("name", "category", "arguments", "flows", "at", "correlation")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Drawn:
     """One slice (or instant: `end` is `start`). `depth` is 0 for the outermost of its track.
 
     `flows`: ids of the flows it is on. `at`: its place among all that begins, in the order Perfetto sees.
+    `correlation`: what has the same is drawn in the same colour.
     """
 
     track: tuple[str, ...]
@@ -31,6 +32,7 @@ class Drawn:
     arguments: dict[str, Any] = field(default_factory=dict, compare=False)
     flows: tuple[int, ...] = field(default=(), compare=False)
     at: int = field(default=-1, compare=False)
+    correlation: str = field(default="", compare=False)
 
     @property
     def short(self) -> tuple[int, int, int, str]:
@@ -141,7 +143,7 @@ def _event(event: Any, names: dict[str, dict[int, str]]) -> dict[str, Any]:
     arguments = {}
     for a in event.debug_annotations:
         kind = a.WhichOneof("value")
-        value = getattr(a, kind)
+        value: Any = getattr(a, kind) if kind else [one.string_value for one in a.array_values]
         if kind == "string_value_iid":
             value = names["debug_annotation_string_values"][value]
         arguments[names["debug_annotation_names"][a.name_iid]] = value
@@ -152,5 +154,6 @@ def _event(event: Any, names: dict[str, dict[int, str]]) -> dict[str, Any]:
         "category": names["event_categories"][event.category_iids[0]] if event.category_iids else "",
         "arguments": arguments,
         "flows": tuple(event.flow_ids),
+        "correlation": event.correlation_id_str,
         "value": event.double_counter_value,
     }
