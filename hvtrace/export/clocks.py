@@ -116,7 +116,7 @@ def reference_times(store: Store, which: Which) -> Iterator[bytes]:
         return
     clock = trace_clock(manifest)
     vms = 1 if which.vm is not None else max(len(manifest.vms), 1)
-    width = max(CLOSEST_NS, -(-(last - first) * vms // MOST))
+    width = max(CLOSEST_NS, -(-(last - first + 1) * vms // MOST))
     samples = _samples(store, which, first, width)
     for (vm,), rows in samples.group_by("vm", maintain_order=True):
         for anew, ts, value in _ascending(rows.select("ts_ns", "value").iter_rows()):

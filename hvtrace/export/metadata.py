@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
@@ -41,6 +42,8 @@ _HOST = (
 #: Characters of a name.
 _NAME = 60
 
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
 
 def metadata_packets(store: Store, which: Which) -> bytes:
     """Framed packets with the facts that Perfetto shows on the page "Info and stats" and in its table `metadata`.
@@ -63,7 +66,8 @@ def metadata_packets(store: Store, which: Which) -> bytes:
     identity = _identity(store, which)
     packets[1].trace_uuid.msb = int.from_bytes(identity[:8], "big", signed=True)
     packets[1].trace_uuid.lsb = int.from_bytes(identity[8:16], "big", signed=True)
-    shown: Facts = {"recording": ", ".join(name for name, _ in _sources(manifest)), **_about(manifest)}
+    names = ", ".join(name for name, _ in _sources(manifest))
+    shown: Facts = {"recording": plain(names), **_about(manifest)}
     for name, value in shown.items():
         entry = packets[2].chrome_events.metadata.add(name=name.replace("_", " "))
         if isinstance(value, int):
@@ -82,9 +86,10 @@ def source_slices(
     """
     found = []
     sources = _sources(manifest)
+    about, parameters = _about(manifest), dict(list(_parameters(manifest.host).items())[:MOST_FACTS])
     for depth, (name, source) in enumerate(sources):
         arguments = []
-        for fact, value in (_about(manifest) | source).items():
+        for fact, value in (about | source | parameters).items():
             number = isinstance(value, int)
             held = np.array([value if number else names.string(str(value))], np.int64)
             arguments.append(Argument(names.argument(fact), Kind.INT if number else Kind.STRING, held))
@@ -117,7 +122,7 @@ def _about(manifest: Manifest) -> Facts:
     host = manifest.host
     lost = [row.get("count") for row in manifest.lost]
     found: Facts = {"hvtrace": __version__, "host_kernel": plain(manifest.kernel or "not known")}
-    found |= {name: plain(_value(host[key])) for key, name in _HOST if key in host}
+    found |= {name: _value(host[key]) for key, name in _HOST if key in host}
     if machine := _machine(manifest):
         found["machine"] = machine
     found["trace_clock"] = plain(manifest.clock.get("name") or "not known")
@@ -130,14 +135,14 @@ def _about(manifest: Manifest) -> Facts:
     count = sum(1 if n is None else n for n in lost)
     found["lost_events"] = f"at least {count}" if None in lost else _whole(count)
     found["losses"] = len(lost)
-    return found | dict(list(_parameters(host).items())[:MOST_FACTS])
+    return found
 
 
 def _parameters(host: Mapping[str, Any]) -> Facts:
     """Parameters of the host's modules: "kvm_halt_poll_ns"."""
     modules = host.get("module_parameters")
     return {
-        plain(f"{module}_{name}", _NAME): plain(value)
+        plain(f"{module}_{name}", _NAME): _value(value)
         for module, own in (modules.items() if isinstance(modules, dict) else ())
         if isinstance(own, dict)
         for name, value in own.items()
@@ -155,9 +160,11 @@ def _machine(manifest: Manifest) -> str | None:
     return None
 
 
-def _value(value: object) -> str:
-    """A fact without the label that /proc/cpuinfo puts before it."""
-    text = str(value)
+def _value(value: object) -> str | int:
+    """A fact as a number where it is one, without the label that /proc/cpuinfo puts before it."""
+    text = plain(value)
+    if _NUMBER.fullmatch(text):
+        return int(text)
     return text.partition(":")[2].strip() if text.startswith("model name") else text
 
 
