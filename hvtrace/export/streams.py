@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["Rows", "Which", "windows"]
 
 #: Events (of all tracepoints) in one window.
 WINDOW = 1 << 19
+#: Events read before a span of time that is wanted.
+LOOKED_BACK = 1 << 16
 #: Rows decoded at a time from one table: about as many as it has in a window, between these bounds.
 _FEWEST, _MOST = 1 << 10, 1 << 17
 
@@ -48,12 +51,15 @@ class _Stream:
         self, store: Store, table: str, columns: Sequence[str], which: Which, span: Span, share: float
     ) -> None:
         self._wanted = None if table in UNFILTERED else _wanted(which)
+        self._every = which.vm is None and which.vcpu is None
         self._span = span
         file = store.parquet(table)
         groups = _groups(file, span)
         batch = min(max(int(file.metadata.num_rows * share), _FEWEST), _MOST)
-        self._batches = file.iter_batches(
-            batch_size=batch, row_groups=groups, columns=list(columns), use_threads=False
+        # Group by group: a reader of several holds on to what it has read.
+        self._batches = chain.from_iterable(
+            file.iter_batches(batch_size=batch, row_groups=[group], columns=list(columns), use_threads=False)
+            for group in groups
         )
         self._empty = pl.from_arrow(file.schema_arrow.empty_table().select(columns))
         self._held: pl.DataFrame | None = None
@@ -67,7 +73,9 @@ class _Stream:
         self._last = int(frame["seq"][-1]) if len(frame) else self._last
         if len(frame) and frame["seq"][0] < self._span.start:
             frame = frame[int(frame["seq"].search_sorted(self._span.start, side="left")) :]
-        return frame if self._wanted is None else frame.filter(self._wanted)
+        if self._wanted is None or (self._every and not frame["vcpu"].null_count()):
+            return frame
+        return frame.filter(self._wanted)
 
     def before(self, seq: int) -> pl.DataFrame:
         """Return the next rows, all that are before `seq`."""
@@ -152,8 +160,10 @@ def windows(
     start = max(0, span.start - LOOKED_BACK)
     if start > 0:
         yield Rows(edge(last_before, start), start, before=True, edge=True)
-    around = Span(start, span.stop)
-    streams = {table: _Stream(store, table, columns, which, around) for table, columns in wanted.items()}
+    around, share = Span(start, span.stop), size / max(total, 1)
+    streams = {
+        table: _Stream(store, table, columns, which, around, share) for table, columns in wanted.items()
+    }
     ends = [*range(start + size, span.start, size), span.start] if start < span.start else []
     ends += [*range(span.start + size, span.stop, size), span.stop] if span.start < span.stop else []
     for end in ends:
