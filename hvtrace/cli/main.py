@@ -90,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Errors meant for people are printed here, in one line, with exit code 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = next((word for word in words if not word.startswith("-")), None)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What is ignored (nohup) stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminated)
     for stream in (sys.stdout, sys.stderr):
         # A terminal or a pipe that cannot show a character gets its number.
         if isinstance(stream, io.TextIOWrapper):

@@ -16,6 +16,8 @@ from hvtrace.cli.part import From, Kinds, Source, To, Vcpu, Vm, which_of
 
 __all__ = ["view"]
 
+UNTIL_FETCHED = "until the page has fetched it; where the browser asks, allow it. Ctrl-C gives up"
+
 
 def view(
     source: Source,
@@ -78,8 +80,8 @@ def view(
             page = server.address if offline else PUBLIC_UI
             link = view_link(page, url, store, first_divergence(store, which))
             typer.echo(link)
-            until = "until Ctrl-C" if offline else "until the page has fetched it; Ctrl-C gives up"
-            typer.echo(f"{name}, {written.size:,} bytes, is served at {server.address} {until}", err=True)
+            typer.echo(f"{name}, {written.size:,} bytes, is served at {server.address}", err=True)
+            typer.echo("until Ctrl-C" if offline else UNTIL_FETCHED, err=True)
             if browser and _can_show():
                 # A browser may be a command that ends with its window.
                 Thread(target=webbrowser.open, args=(link,), daemon=True).start()

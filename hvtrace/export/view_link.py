@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import polars as pl
 
 from hvtrace.export.streams import Which
+from hvtrace.export.tracks import vm_name
 from hvtrace.store import Store
 
 __all__ = ["Spot", "first_divergence", "view_link"]
@@ -44,7 +45,7 @@ def first_divergence(store: Store, which: Which) -> Spot | None:
 
     The earliest error that no baseline accepts; without one, the earliest of the others, errors first.
     """
-    if not store.has("divergences"):
+    if not store.has("divergences") or not which.wants("divergences"):
         return None
     wanted = pl.col("ts_ns").is_not_null()
     for column, number in (("vm", which.vm), ("vcpu", which.vcpu)):
@@ -60,12 +61,13 @@ def first_divergence(store: Store, which: Which) -> Spot | None:
         return None
     ts = int(found.item())
     # The UI takes a window only if it lies within the trace.
-    first, last = (store.manifest.time.get(key) for key in ("first_ns", "last_ns"))
-    return Spot(
-        ts,
-        ts if first is None else max(ts - MARGIN_NS, min(first, ts)),
-        ts if last is None else min(ts + MARGIN_NS, max(last, ts)),
+    starts, ends = (
+        (store.manifest.time["first_ns"], which.first_ns),
+        (store.manifest.time["last_ns"], which.last_ns),
     )
+    first = max(t for t in (ts - MARGIN_NS, *starts) if t is not None)
+    last = min(t for t in (ts + MARGIN_NS, *ends) if t is not None)
+    return Spot(ts, min(first, ts), max(last, ts))
 
 
 def view_link(page: str, trace: str, store: Store, spot: Spot | None) -> str:
@@ -74,8 +76,8 @@ def view_link(page: str, trace: str, store: Store, spot: Spot | None) -> str:
     What a link can ask for: https://perfetto.dev/docs/visualization/deep-linking-to-perfetto-ui; the commands are
     of those that the UI permits at its start (STARTUP_COMMAND_ALLOWLIST in its source).
     """
-    names = {vm["name"] for vm in store.manifest.vms if vm.get("name")}
-    opened = "|".join((*EXPANDED, *(f"^{re.escape(name)}$" for name in sorted(names))))
+    names = dict.fromkeys(vm_name(vm, vm["vm"]) for vm in store.manifest.vms if vm.get("name"))
+    opened = "|".join((*EXPANDED, *(f"^{re.escape(name)}$" for name in names)))
     arguments = {"url": trace}
     commands = [("dev.perfetto.ExpandTracksByRegex", opened)]
     if spot is not None:

@@ -121,7 +121,7 @@ def test_a_terminal_without_the_characters_gets_their_numbers() -> None:
 
 def test_help_of_every_command_has_each_example_on_a_line_of_its_own() -> None:
     """At 80 columns, as they are typed."""
-    for command in ("ingest", "info", "replay", "export", "rules", "abi"):
+    for command in ("ingest", "info", "replay", "export", "view", "rules", "abi"):
         lines = run(command, "--help").stdout.splitlines()
         start = lines.index("  Examples:")
         examples = [line for line in lines[start + 1 :] if line.startswith("    hvtrace ")]
