@@ -83,10 +83,9 @@ def main() -> None:
         bench = Bench(Path(work), arguments.rounds)
         once = bench.build(source, "once", 1).events
         print(f"{source.parent.name}, {once:,} events\n{MEMORY_HEADER}")
-        # As many rounds of the recording as give the events asked for, or a few more.
-        least = -(-arguments.events * sizes[0] // (sizes[-1] * once))
         for size in sizes:
-            times = -(-least * size // sizes[0])
+            # As many rounds of the recording as give the events asked for, or a few more.
+            times = -(-arguments.events * size // (sizes[-1] * once))
             measure_export(bench, source, times, size, arguments.rounds if size == sizes[-1] else 1)
         writings = compare(bench)
     figures = summary(bench.rows, writings)
