@@ -190,7 +190,8 @@ def _head(answer: dict[str, Any], unit: str, time: Callable[[int], str], width: 
 def as_json(answer: dict[str, Any], source: str, unit: str, top: int | None) -> str:
     """Return one object; times are integers, in ns where `unit` is ns."""
     head = {"schema_version": 1, "source": source, "unit": unit}
-    return json.dumps(head | answer | {"rows": answer["rows"][:top]}, indent=1, ensure_ascii=False)
+    cut = {name: answer[name][:top] for name in ("rows", "slow") if name in answer}
+    return json.dumps(head | answer | cut, indent=1, ensure_ascii=False)
 
 
 def as_csv(answer: dict[str, Any], columns: Sequence[str], top: int | None) -> str:

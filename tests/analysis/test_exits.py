@@ -90,6 +90,21 @@ def test_a_span_takes_exits_by_their_own_time(tmp_path: Path) -> None:
     assert answer.excluded["unpaired"] == 0
 
 
+def test_a_span_takes_a_read_of_mmio_by_its_value(tmp_path: Path) -> None:
+    """That is the event it is about, though its time begins with the exit."""
+
+    def mmio(ts: int, kind: int, gpa: int) -> Row:
+        return ts, "kvm_mmio", 0, 0, {"type": kind, "gpa": gpa}
+
+    rows = [entry(0), exit_at(10, IO), mmio(20, 1, 0x10), entry(30)]
+    rows += [exit_at(40, IO), mmio(50, 2, 0x20), entry(60)]
+    store = tiny_store(tmp_path / "t.hvt", rows)
+    for first, last, expected in [(15, 25, ["0x10:R"]), (0, 15, []), (45, 55, ["0x20:W"]), (55, 65, [])]:
+        answer = exits(store, Question("mmio", first_ns=first, last_ns=last))
+        assert [row["reason"] for row in answer.rows] == expected
+        assert answer.excluded["unpaired"] == 0
+
+
 def test_an_event_of_another_kind(tmp_path: Path) -> None:
     """`ioport` names its rows as perf does."""
     answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question("ioport"))
@@ -136,6 +151,16 @@ def test_exits_of_a_nested_guest_are_rows_apart(tmp_path: Path) -> None:
     assert answer.labels == ["L2 io", "io"]
 
 
+def test_accesses_of_nested_guests_are_not_apart(tmp_path: Path) -> None:
+    """Only exits are."""
+    pio = {"rw": 1, "port": 0x80}
+    nested = (12, "kvm_nested_vmexit", 0, 0, {"isa": 2, "exit_reason": IO})
+    rows: list[Row] = [entry(0), exit_at(10, IO), nested, (13, "kvm_pio", 0, 0, pio), entry(20)]
+    rows += [exit_at(30, IO), (31, "kvm_pio", 0, 0, pio), entry(33)]
+    answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question("ioport"))
+    assert [(row["reason"], row["count"]) for row in answer.rows] == [("0x80:POUT", 2)]
+
+
 def test_what_took_longer_is_listed_one_by_one(tmp_path: Path) -> None:
     """The longest first, with both events; rows count these alone, shares stay those of all."""
     answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(than_ns=10, interval_ns=1000))
@@ -165,6 +190,9 @@ def test_rates_over_time(tmp_path: Path) -> None:
     answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(interval_ns=50))
     found = [(row["from_ns"], row["reason"], row["count"], row["per_second"]) for row in answer.rows]
     assert found == [(0, "io", 1, 2e7), (50, "hlt", 1, 2e7), (100, "io", 1, 2e7)]
+    later: list[Row] = [(ts + 7_000_000_003, table, vcpu, cpu, own) for ts, table, vcpu, cpu, own in EVENTS]
+    parts = exits(tiny_store(tmp_path / "v.hvt", later), Question(interval_ns=50)).rows
+    assert [row["from_ns"] for row in parts] == [7_000_000_003, 7_000_000_053, 7_000_000_103]
     ticks = exits(tiny_store(tmp_path / "u.hvt", EVENTS, unit="ticks"), Question(interval_ns=50))
     assert {row["per_second"] for row in ticks.rows} == {None}
 

@@ -143,6 +143,24 @@ def test_the_slow_ones(folder: Path) -> None:
     )
 
 
+def test_only_so_many_rows(folder: Path) -> None:
+    """--top cuts every form; 0 is all. The totals stay."""
+    lines = run("t.hvt", "--top", "1", "--output-format", "csv", cwd=folder).stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["reason", "hlt"]
+    words = ("t.hvt", "--than", "1us", "--output-format", "json", "--top")
+    cut, whole = (json.loads(run(*words, top, cwd=folder).stdout) for top in ("1", "0"))
+    assert [(len(answer["rows"]), len(answer["slow"])) for answer in (cut, whole)] == [(1, 1), (2, 2)]
+    assert cut["count"] == whole["count"] == 2
+
+
+def test_a_span_of_time(folder: Path) -> None:
+    """--from and --to take trace seconds and times from the start."""
+    words = ("t.hvt", "--output-format", "json", "--from", "1.05", "--to", "+150ms")
+    answer = json.loads(run(*words, cwd=folder).stdout)
+    assert [row["reason"] for row in answer["rows"]] == ["msr"]
+    assert (answer["first_ns"], answer["last_ns"]) == (1_050_000_000, 1_150_000_000)
+
+
 def test_parts_of_the_time(folder: Path) -> None:
     """Rows begin with the time at which their part begins."""
     done = run("t.hvt", "--interval", "150ms", "--output-format", "csv", cwd=folder)
