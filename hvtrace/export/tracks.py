@@ -271,11 +271,15 @@ class Tracks:
             pid = facts.get("tgid") or 0
             if pid <= 0 or pid in taken:
                 pid = _PID_MAX + 1 + vm
+            if option is not None:
+                # Only here Perfetto looks for a command line; its first word is the name.
+                packet = TracePacket(trusted_packet_sequence_id=_APART)
+                words = [vm_name(facts, vm), "-cpu", plain(option)]
+                packet.process_tree.processes.add(pid=pid, cmdline=words)
+                self._new.append(framed(packet.SerializeToString()))
             process = self._apart(("process", vm, None))
             process.process.pid = pid
             process.process.process_name = vm_name(facts, vm)
-            if option is not None:
-                process.process.cmdline.extend(["-cpu", plain(option)])
             self._write(process, _APART)
             for vcpu in facts["vcpus"]:
                 for tid in (tid for tid in vcpu["tids"] if tid > 0 and tid not in taken):
