@@ -43,6 +43,7 @@ def export(
 
       hvtrace export trace.hvt --tracks timers,divergences
     """
+    from hvtrace.export.divergences import without_verdicts
     from hvtrace.export.file import export_file
     from hvtrace.pipeline.opening import store_for
     from hvtrace.render.progress import bar
@@ -54,3 +55,5 @@ def export(
         written = export_file(store, output, source, which, compress=gzip, progress=progress)
     if written.path is not None:
         typer.echo(f"{written.path}: {written.slices:,} slices, {written.size:,} bytes", err=True)
+    if hint := without_verdicts(store, source, which):
+        typer.echo(hint, err=True)

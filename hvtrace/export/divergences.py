@@ -7,6 +7,8 @@ and what a baseline accepts apart.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,9 @@ from hvtrace.export.states import NO_VM
 from hvtrace.export.streams import Which
 from hvtrace.export.tracks import Tracks
 from hvtrace.replay.tape import FIELDS, TAPE, text_of
-from hvtrace.store import Store
+from hvtrace.store import Store, is_store
 
-__all__ = ["divergence_packets", "link_histories"]
+__all__ = ["divergence_packets", "link_histories", "without_verdicts"]
 
 _NEEDED = 2
 
@@ -40,6 +42,18 @@ CATEGORY, AGAIN = "divergence", "divergence of VM"
 
 #: Rows turned into packets at a time.
 _BATCH = 4096
+
+
+def without_verdicts(store: Store, source: Path, which: Which) -> str | None:
+    """Say how to get divergences where they are wanted and `store`, made of `source` or it, was never judged."""
+    if store.has("divergences") or not which.wants("divergences"):
+        return None
+    name = quote(str(source))
+    if is_store(source):
+        return f"no divergences are drawn: `hvtrace replay {name} --check` adds them to the store"
+    return (
+        f"no divergences are drawn: they need a store (`hvtrace ingest {name}`) and `hvtrace replay --check`"
+    )
 
 
 def link_histories(store: Store, which: Which, links: Links) -> None:

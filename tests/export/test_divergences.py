@@ -14,6 +14,7 @@ from builders.store import Row, add_divergences, tiny_store
 from builders.timeline import Drawn, Timeline, read_timeline
 from recordings import get
 
+from hvtrace.export.divergences import without_verdicts
 from hvtrace.export.perfetto import write_trace
 from hvtrace.export.streams import WINDOW, Which
 from hvtrace.pipeline.check import check
@@ -183,6 +184,21 @@ def test_stores_of_older_versions_have_no_arrows(tmp_path: Path) -> None:
     assert [i.track for i in timeline.instants] == [ON_VCPU, ON_VM]
     assert all("history" not in i.arguments for i in timeline.instants)
     assert all(a.track == ON_VCPU for a, _ in timeline.arrows())
+
+
+def test_where_no_verdicts_are_it_is_said_how_to_get_them(tmp_path: Path) -> None:
+    """Of a store, of a recording; not where divergences are not wanted, nor where a check found none."""
+    store = tiny_store(tmp_path / "a b.hvt", EVENTS)
+    every = Which()
+    assert without_verdicts(store, store.path, every) == (
+        f"no divergences are drawn: `hvtrace replay '{store.path}' --check` adds them to the store"
+    )
+    assert without_verdicts(store, Path("trace.dat"), every) == (
+        "no divergences are drawn: they need a store (`hvtrace ingest trace.dat`) and `hvtrace replay --check`"
+    )
+    assert without_verdicts(store, store.path, Which(parts=frozenset({"states"}))) is None
+    add_divergences(store, [])
+    assert without_verdicts(store, store.path, every) is None
 
 
 BROKEN = ("001-sint-low-vector-accepted", "006-eom-ignored", "013-periodic-drift", "061-eoi-msr-ignored")
