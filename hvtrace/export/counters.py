@@ -189,7 +189,7 @@ class Counters:
         """A share, from the first step in which something is known; none where that is nowhere."""
         if not known.any():
             return []
-        uuid = self._tracks.get(kind, owner, about=self._about, unit_name="%")
+        uuid = self._tracks.get(kind, owner, about=self._about, unit_name="%", y_axis_share_key="share")
         return [self._changes(uuid, 100 * spent / np.maximum(of, 1), int(np.argmax(known)))]
 
     def _changes(self, uuid: int, values: F64, first: int = 0) -> Samples:

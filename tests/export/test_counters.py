@@ -66,13 +66,24 @@ def test_exits_per_second_of_each_step(tmp_path: Path) -> None:
     assert (track.counter.unit_name, track.description) == ("exits/s", "Exits of this vCPU. Steps of 1 ms.")
 
 
-def test_reasons_share_an_axis_and_the_commonest_comes_first(tmp_path: Path) -> None:
-    """Perfetto gives counters with one key and one parent the same axis."""
-    timeline = drawn(tmp_path, [entry(0), leave(0.2), entry(0.3), leave(0.4, HLT), entry(0.5), leave(1, HLT)])
+def test_reasons_are_in_order_and_to_scale(tmp_path: Path) -> None:
+    """The commonest comes first. Perfetto gives counters with one key and one parent the same axis; so have shares."""
+    rows = [
+        entry(0),
+        leave(0.2),
+        entry(0.3),
+        leave(0.4, HLT),
+        wakeup(0.45, 0.01, False),
+        entry(0.5),
+        leave(1, HLT),
+    ]
+    timeline = drawn(tmp_path, rows)
     group = (*VCPU_0, "Exits by reason")
     hlt, msr = (timeline.tracks[*group, name] for name in ("hlt", "msr"))
     assert hlt.sibling_order_rank < msr.sibling_order_rank
     assert hlt.counter.y_axis_share_key == msr.counter.y_axis_share_key != ""
+    guest, polled = (timeline.tracks[*VCPU_0, f"{what} share"].counter for what in ("Guest", "Polling"))
+    assert guest.y_axis_share_key == polled.y_axis_share_key != hlt.counter.y_axis_share_key
 
 
 def test_guest_share_of_each_step(tmp_path: Path) -> None:
