@@ -44,7 +44,8 @@ class Drawn:
 class Timeline:
     """What a trace holds. Tracks are named from the outermost group on.
 
-    `processes`: pid → name; `threads`: tid → pid and name.
+    `processes`: pid → name; `threads`: tid → pid and name. `sources`: the slices that say what was recorded; they are
+    not among `slices`.
     """
 
     slices: list[Drawn]
@@ -54,6 +55,7 @@ class Timeline:
     facts: dict[str, str]
     processes: dict[int, str]
     threads: dict[int, tuple[int, str]]
+    sources: list[Drawn] = field(default_factory=list)
 
     def on(self, *track: str) -> list[tuple[int, int, int, str]]:
         """Slices of a track, in order of time, the outer before the inner."""
@@ -129,7 +131,8 @@ def read_timeline(data: bytes) -> Timeline:
                 start, begun = is_open[uuid].pop()
                 depth = len(is_open[uuid])
                 shown = [begun[key] for key in SHOWN]
-                found.slices.append(Drawn(track, start, ts, depth, *shown))
+                drawn = Drawn(track, start, ts, depth, *shown)
+                (found.sources if drawn.category == "source" else found.slices).append(drawn)
             case TrackEvent.TYPE_INSTANT:
                 found.instants.append(Drawn(track, ts, ts, 0, *shown))
             case TrackEvent.TYPE_COUNTER:

@@ -51,7 +51,7 @@ def test_perfetto_understands_the_timeline(
     )
     assert ui.query("SELECT count(*) FROM slice WHERE dur < 0") == [(0,)]
     expected: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for s in ours.slices:
+    for s in [*ours.slices, *ours.sources]:
         key = (" / ".join(s.track), s.category, s.name)
         count, total = expected.get(key, (0, 0))
         expected[key] = (count + 1, total + s.end - s.start)

@@ -86,5 +86,5 @@ def test_one_vm_of_two(recorded: Callable[[str], Store]) -> None:
         write_trace(recorded("two-vms"), out, which)
         drawn.append(read_timeline(out.getvalue()))
     everything, one = drawn
-    assert {track[0] for track in one.tracks} == {"VM 1"}
+    assert {track[0] for track in one.tracks} == {"Recording", "VM 1"}
     assert [s for s in everything.slices if s.track[0] == "VM 1"] == one.slices
