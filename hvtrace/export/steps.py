@@ -53,7 +53,10 @@ class Steps:
 
     def of(self, ts: I64) -> I64:
         """Return the step of each time; all must be inside."""
-        return np.searchsorted(self.edges[1:-1], ts, side="right")
+        # Unsigned: the difference of two times may be more than int64 holds.
+        since = (ts - self.first).view(np.uint64)
+        step: I64 = (since // np.uint64(self.width)).astype(np.int64)
+        return np.minimum(step, len(self) - 1)
 
 
 class Sums:
@@ -75,7 +78,7 @@ class Sums:
         """Count an event of each key at each time; those outside are left out."""
         inside = self._steps.inside(ts)
         rows = self._rows_of(keys[inside])
-        np.add.at(self._sums, (rows, self._steps.of(ts[inside])), 1)
+        self._add(rows, self._steps.of(ts[inside]), np.ones(len(rows), self._sums.dtype))
 
     def spread(self, keys: I64, start: I64, end: I64) -> None:
         """Add the time from `start` to `end` of each key to the steps it lies in; what is outside is left out."""
@@ -84,10 +87,10 @@ class Sums:
         start, end = np.maximum(start[touches], steps.first), np.minimum(end[touches], steps.last)
         rows = self._rows_of(keys[touches])
         first, last = steps.of(start), steps.of(end)
-        np.add.at(self._sums, (rows, first), np.minimum(end, steps.edges[first + 1]) - start)
+        self._add(rows, first, np.minimum(end, steps.edges[first + 1]) - start)
         more = last > first
         rows, first, last, end = rows[more], first[more], last[more], end[more]
-        np.add.at(self._sums, (rows, last), end - steps.edges[last])
+        self._add(rows, last, end - steps.edges[last])
         # The steps between are filled: as many times as begin before and end after.
         long = last > first + 1
         if long.any():
@@ -96,6 +99,10 @@ class Sums:
             np.add.at(times, (which, first[long] + 1), 1)
             np.add.at(times, (which, last[long]), -1)
             self._sums[own] += np.cumsum(times, axis=1) * steps.lengths
+
+    def _add(self, rows: I64, steps: I64, values: npt.NDArray[np.generic]) -> None:
+        # Numbered through: several times as fast as by row and column.
+        np.add.at(self._sums.reshape(-1), rows * len(self._steps) + steps, values)
 
     def _rows_of(self, keys: I64) -> I64:
         """Return the row of each key's sums; new ones are made."""

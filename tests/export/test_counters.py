@@ -231,6 +231,16 @@ def test_width_of_steps(duration: int, most: int, width: int) -> None:
     assert step_width(duration, most) == width
 
 
+def test_times_of_any_size_have_a_step() -> None:
+    """A damaged recording may reach from the least to the greatest number there is."""
+    steps = Steps(-(2**63), 2**63 - 1)
+    ts = np.array([-(2**63), 0, 2**63 - 1], np.int64)
+    assert steps.of(ts).tolist() == [0, 2**63 // steps.width, len(steps) - 1]
+    sums = Sums(steps)
+    sums.count(np.zeros(3, np.int64), ts)
+    assert sums[0].sum() == 3
+
+
 def test_time_is_spread_exactly() -> None:
     """Whatever spans of time there are, each step has what lies in it: compared with counting it span by span."""
     random = np.random.default_rng(1)
