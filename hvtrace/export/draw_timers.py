@@ -107,6 +107,7 @@ EXPIRED = (
     _LATE,
     *_SET,
 )
+WAITING = (*EXPIRED, _ENDS)
 
 #: Results of a delivery that did not succeed: negative error numbers; 1 in direct mode.
 _WHY = {-11: "message slot busy", -2: "no message page, or SINT masked", -14: "APIC off", 1: "APIC off"}
@@ -168,7 +169,7 @@ class TimerLayer:
         return [
             self._slices(armed, np.where(armed["kind"].to_numpy() == PERIODIC, periodic, one_shot), ARMED),
             self._slices(fired, self._names.event("callback"), FIRED),
-            self._slices(waiting, self._why(column(waiting, "result")), EXPIRED),
+            self._slices(waiting, self._why(column(waiting, "result")), WAITING),
             self._messages(waiting),
             self._instants(rows.filter(stopped & pl.col("new")), "callback after a stop", ()),
             self._expired(expired),

@@ -6,13 +6,17 @@ import io
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import polars as pl
 import pytest
+from builders.expected_timeline import compare
 from builders.timeline import read_timeline
+from recordings import carriers, get
 
 from hvtrace.export.perfetto import write_trace
 from hvtrace.export.streams import Which
+from hvtrace.pipeline.ingest import ingest
 from hvtrace.store import Store
 
 RECORDINGS = ["baseline-hvmut-stimer", "kut-hyperv_synic", "two-vms", "selftest-hyperv_features", "lossy"]
@@ -61,6 +65,28 @@ def test_states_are_disjoint_and_add_up(recorded: Callable[[str], Store], name: 
         assert covered == max(points) - min(points)
 
 
+@pytest.mark.parametrize(
+    "name", [*RECORDINGS, "baseline-hvmut-ipi", "baseline-hvmut-hcall", "006-eom-ignored", "linux-vmbus-msg"]
+)
+def test_what_lies_between_events_is_drawn(recorded: Callable[[str], Store], name: str) -> None:
+    """Timers, SINTs, interrupts, threads and all flows are those that a walk over the rows, one by one, finds."""
+    store = recorded(name)
+    out = io.BytesIO()
+    write_trace(store, out)
+    compare(store, read_timeline(out.getvalue()))
+
+
+@pytest.mark.parametrize("carrier", ["perf.data", "ftrace.txt", "report.txt", "perf-script.txt"])
+def test_other_formats_of_a_recording(tmp_path: Path, carrier: str) -> None:
+    """Texts lack some fields, and some events: what is drawn is what is there."""
+    ingest([carriers(get("kut-hyperv_synic"))[carrier]], tmp_path / "t.hvt")
+    out = io.BytesIO()
+    write_trace(Store(tmp_path / "t.hvt"), out)
+    timeline = read_timeline(out.getvalue())
+    compare(Store(tmp_path / "t.hvt"), timeline)
+    assert sum(s.category == "synic" for s in (*timeline.slices, *timeline.instants)) == 32
+
+
 @pytest.mark.parametrize("name", RECORDINGS[:4])
 def test_the_size_of_windows_does_not_matter(recorded: Callable[[str], Store], name: str) -> None:
     """Read in windows of 3,000 events or all at once, the same is drawn."""
@@ -69,9 +95,10 @@ def test_the_size_of_windows_does_not_matter(recorded: Callable[[str], Store], n
         out = io.BytesIO()
         write_trace(recorded(name), out, window=window)
         timeline = read_timeline(out.getvalue())
+        both = sorted([*timeline.slices, *timeline.instants], key=lambda s: (s.track, s.short))
         found.append(
             (
-                [(s.track, s.short, sorted(s.arguments.items(), key=str)) for s in timeline.slices],
+                [(s.track, s.short, sorted(s.arguments.items(), key=str), sorted(s.flows)) for s in both],
                 timeline.counters,
             )
         )
@@ -88,3 +115,7 @@ def test_one_vm_of_two(recorded: Callable[[str], Store]) -> None:
     everything, one = drawn
     assert {track[0] for track in one.tracks} == {"Recording", "VM 1"}
     assert [s for s in everything.slices if s.track[0] == "VM 1"] == one.slices
+    assert [s for s in everything.instants if s.track[0] == "VM 1"] == one.instants
+    between = [(a, b) for a, b in everything.arrows() if a.track[0] == "VM 1"]
+    assert between == one.arrows()
+    assert len(between) > 10_000
