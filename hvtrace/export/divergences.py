@@ -16,7 +16,7 @@ import polars as pl
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket, TrackEvent
 
 from hvtrace.export.interning import Interned
-from hvtrace.export.links import FlowKind, Links, flow_ids
+from hvtrace.export.links import MOST_STEPS, STEP, FlowKind, Links, flow_ids
 from hvtrace.export.packets import SEQUENCE, framed
 from hvtrace.export.states import NO_VM
 from hvtrace.export.streams import Which
@@ -57,7 +57,7 @@ def without_verdicts(store: Store, source: Path, which: Which) -> str | None:
 
 
 def link_histories(store: Store, which: Which, links: Links) -> None:
-    """Mark the exits around the events that led to each divergence, its own included: they are on its flow."""
+    """Mark the exits around the events that led to each divergence, its own included: arrows lead from there."""
     if not which.wants("divergences"):
         return
     for rows in _batches(store, which):
@@ -67,12 +67,15 @@ def link_histories(store: Store, which: Which, links: Links) -> None:
             rows.filter(pl.col("vcpu").is_not_null())
             .explode("history")
             .filter(pl.col("history") <= pl.col("seq"))
+            # From the last one on, which is the event itself.
+            .with_columns(step=pl.int_range(pl.len(), 0, -1).over("row"))
+            .filter(pl.col("step") <= MOST_STEPS)
         )
         vm = events["vm"].fill_null(NO_VM).cast(pl.Int64).to_numpy()
         links.around(
             vm << 16 | events["vcpu"].cast(pl.Int64).to_numpy(),
             events["history"].cast(pl.Int64).to_numpy(),
-            flow_ids(events["row"].to_numpy(), FlowKind.DIVERGENCE),
+            flow_ids(events["row"].to_numpy(), FlowKind.DIVERGENCE | events["step"].to_numpy() * STEP),
             # Arrows end at the instant.
             events["ts_ns"].to_numpy(),
         )
@@ -121,13 +124,16 @@ def _texts(store: Store, seqs: set[int]) -> dict[int, str]:
 
 def _instants(row: dict[str, Any], texts: dict[int, str], tracks: Tracks, names: Interned) -> Iterator[bytes]:
     vm = NO_VM if row["vm"] is None else row["vm"]
-    shown = []
+    led = sum(seq <= row["seq"] for seq in row.get("history") or ()) if row["vcpu"] is not None else 0
+    onward, *ways = _flows(row["row"], min(led, MOST_STEPS))
+    shown: list[tuple[int, str, list[int]]] = []
     if row["vcpu"] is not None:
-        shown.append((tracks.get("divergences", vm << 16 | row["vcpu"]), CATEGORY))
+        shown.append((tracks.get("divergences", vm << 16 | row["vcpu"]), CATEGORY, [*ways, onward]))
     if row["vm"] is not None or row["vcpu"] is not None:
-        # After the one on the vCPU: arrows end there, and one leads on from there.
-        shown.append((tracks.get("vm divergences", vm), AGAIN if shown else CATEGORY))
-    for track, category in shown or [(tracks.get("unassigned"), CATEGORY)]:
+        # After the one on the vCPU, from which an arrow leads here.
+        again = (AGAIN, [onward]) if shown else (CATEGORY, [])
+        shown.append((tracks.get("vm divergences", vm), *again))
+    for track, category, flows in shown or [(tracks.get("unassigned"), CATEGORY, [])]:
         packet = TracePacket(
             trusted_packet_sequence_id=SEQUENCE, sequence_flags=_NEEDED, timestamp=row["ts_ns"]
         )
@@ -139,10 +145,15 @@ def _instants(row: dict[str, Any], texts: dict[int, str], tracks: Tracks, names:
         event.name_iid = names.event(f"{row['rule']} {row['name']}" + (f" ({kind})" if kind else ""))
         if kind in CORRELATION:
             event.correlation_id_str = CORRELATION[kind]
-        if row["vcpu"] is not None:
-            event.flow_ids.append(int(flow_ids(np.array([row["row"]]), FlowKind.DIVERGENCE)[0]))
+        event.flow_ids.extend(flows)
         _add_arguments(event, row, texts, names)
         yield framed(packet.SerializeToString())
+
+
+def _flows(row: int, steps: int) -> list[int]:
+    """Ids of the flow onward to the VM's track and of those from what led there."""
+    kinds = FlowKind.DIVERGENCE + np.arange(steps + 1) * STEP
+    return [int(flow) for flow in flow_ids(np.full(len(kinds), row), kinds)]
 
 
 def _add_arguments(event: TrackEvent, row: dict[str, Any], texts: dict[int, str], names: Interned) -> None:

@@ -17,7 +17,7 @@ from hvtrace.export.packets import Flows
 if TYPE_CHECKING:
     from hvtrace.export.states import Points
 
-__all__ = ["FlowKind", "Links", "flow_ids", "flows_of", "listed"]
+__all__ = ["MOST_STEPS", "STEP", "FlowKind", "Links", "flow_ids", "flows_of", "listed"]
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -37,10 +37,16 @@ class FlowKind:
     INTERRUPT = 1
     #: kvm_hv_stimer_start_*: from arming to callback and expiration.
     STIMER = 2
-    #: A divergence, by its row in the table instead of a seq: from the exits that led there.
+    #: A divergence, by its row in the table instead of a seq: to its VM's track. With 1 to MOST_STEPS times STEP
+    #: added: from an exit that led there.
     DIVERGENCE = 3
     #: kvm_hv_flush_tlb*: to the target whose vCPU id is added.
     FLUSH = 1 << 15
+
+
+#: Bits that tell ways to one end apart; flushes have the vCPU id there.
+STEP, MOST_STEPS = 1 << 4, (1 << 10) - 1
+_STEPS = MOST_STEPS * STEP
 
 
 def flow_ids(seq: npt.NDArray[np.generic], kind: int | I64) -> U64:
@@ -126,11 +132,12 @@ class Links:
         drawn = at >= 0
         drawn[drawn] = whole[at[drawn]]
         at, flow = at[drawn], flow[drawn]
-        order = np.lexsort((flow, at))
-        at, flow = at[order], flow[order]
-        # Several events of a flow may lie in one exit.
+        # Several events of a flow, or steps to one end, may lie in one exit: the first of them counts.
+        way = np.where(flow & FlowKind.FLUSH != 0, flow, flow & ~np.uint64(_STEPS))
+        order = np.lexsort((way, at))
+        at, flow, way = at[order], flow[order], way[order]
         first = np.ones(len(at), np.bool_)
-        first[1:] = (np.diff(at) != 0) | (flow[1:] != flow[:-1])
+        first[1:] = (at[1:] != at[:-1]) | (way[1:] != way[:-1])
         self._points = at[first], flow[first]
 
     def take(self, at: I64) -> Flows | None:
