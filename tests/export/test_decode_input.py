@@ -9,7 +9,6 @@ import pytest
 
 from hvtrace.export.decode_input import decoded_input
 
-
 SCHEMA = {"code": pl.UInt16, "fast": pl.Boolean, "ingpa": pl.UInt64, "outgpa": pl.UInt64}
 
 
