@@ -87,8 +87,7 @@ class Counters:
         self._shares = [s for s in SHARES if all(map(store.has, s.tables)) and (s.in_ticks or not ticks)]
         self._polls = [names.event(name) for name in _POLLS]
         self._steps = Steps(*span, sum(sizes.values()))
-        width = self._steps.width
-        self._about = f" Steps of {f'{width:,} ticks' if ticks else f'{width / 1e6:g} ms'}."
+        self._about = f" Steps of {_span(self._steps.width, ticks=ticks)}."
         self._unit = "exits per 1e9 ticks" if ticks else "exits/s"
         self._polling = _PollingTimes(tracks, self._steps)
         # vCPUs have numbers, and reasons too: no more than there is room for.
@@ -239,6 +238,13 @@ class _PollingTimes:
 
     def _track(self, key: int) -> int:
         return self._tracks.get("halt_poll_ns", key, unit_name="ns")
+
+
+def _span(width: int, *, ticks: bool) -> str:
+    """The width of steps for people."""
+    if ticks:
+        return f"{width:,} ticks"
+    return f"{width // 1_000_000_000:,} s" if width >= 1_000_000_000 else f"{width // 1_000_000} ms"
 
 
 def _between(there: Bool) -> Bool:

@@ -49,12 +49,12 @@ _FINDINGS = (
     "Events at which the trace contradicts the reference model; arguments say how, arrows what led there."
 )
 _SHARE = (
-    "of the time in which the state is known: a gap counts neither way. Nothing before the first known state; 0 "
-    "where none is known later."
+    "of the time in which the vCPU's state is known; gaps are left out. Begins with the first known state; 0 in steps "
+    "of which nothing is known."
 )
 _VM_SHARE = (
-    "of the time of all its vCPUs. A vCPU whose state is not known counts for nothing, but before its first and after "
-    "its last known state it counts as idle."
+    "of the time of all its vCPUs. Gaps are left out, but before its first and after its last known state a vCPU "
+    "counts as idle."
 )
 _POLLING = "halt polling, successful or (as far as kvm_halt_poll_ns tells how long) not,"
 
@@ -74,7 +74,7 @@ TRACKS: dict[str, Kind] = {
     ),
     "vm": Kind(None, lambda vm: f"VM {vm}", 100, None, ""),
     "vm divergences": Kind("vm", _is("Divergences"), 0, "divergences", _FINDINGS),
-    "vm exits": Kind("vm", _is("Exits"), 10, "counters", "Exits of all its vCPUs."),
+    "vm exits": Kind("vm", _is("Exits"), 10, "counters", "Exits of all its vCPUs, as far as recorded."),
     "vm guest share": Kind(
         "vm", _is("Guest share"), 11, "counters", f"Time in guest mode, in percent {_VM_SHARE}"
     ),
@@ -131,7 +131,7 @@ TRACKS: dict[str, Kind] = {
         "interrupts",
         "From injection to EOI; an interrupt whose EOI was not traced is an instant.",
     ),
-    "exits": Kind("vcpu", _is("Exits"), 50, "counters", "Exits of this vCPU."),
+    "exits": Kind("vcpu", _is("Exits"), 50, "counters", "Exits of this vCPU, as far as recorded."),
     "guest share": Kind(
         "vcpu", _is("Guest share"), 51, "counters", f"Time in guest mode, in percent {_SHARE}"
     ),
@@ -143,8 +143,8 @@ TRACKS: dict[str, Kind] = {
         _is("halt_poll_ns"),
         53,
         "counters",
-        "How long this vCPU polls before it sleeps, as kvm_halt_poll_ns tells it at each change; before the first one, "
-        "what that one changed. Linux 6.1 may tell of more than the module's parameter allows, and use that.",
+        "How long this vCPU polls before it sleeps: the new value of each kvm_halt_poll_ns, and before the first one "
+        "its old value. Linux 6.1 tells of values before it limits them to the module's parameter.",
     ),
     "reasons": Kind("vcpu", _is("Exits by reason"), 60, None, "Exits by reason, the commonest first."),
     "reason": Kind("reasons", str, 0, "counters", "Exits of this vCPU for this reason."),

@@ -63,7 +63,17 @@ def test_exits_per_second_of_each_step(tmp_path: Path) -> None:
     ]
     assert values(timeline, *VCPU_0, "Exits by reason", "hlt") == [(0, 1000), (1, 0)]
     track = timeline.tracks[*VCPU_0, "Exits"]
-    assert (track.counter.unit_name, track.description) == ("exits/s", "Exits of this vCPU. Steps of 1 ms.")
+    assert (track.counter.unit_name, track.description) == (
+        "exits/s",
+        "Exits of this vCPU, as far as recorded. Steps of 1 ms.",
+    )
+
+
+def test_steps_of_a_long_recording(tmp_path: Path) -> None:
+    """There are at most 2000 of them: a day has steps of 50 s."""
+    timeline = drawn(tmp_path, [entry(0), leave(86_400_000)])
+    assert timeline.tracks[*VCPU_0, "Guest share"].description.endswith(" Steps of 50 s.")
+    assert values(timeline, *VCPU_0, "Guest share") == [(0, 100), (86_400_000, 0)]
 
 
 def test_reasons_are_in_order_and_to_scale(tmp_path: Path) -> None:
