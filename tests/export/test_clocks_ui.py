@@ -120,9 +120,13 @@ def test_vms_are_in_the_table_of_processes_and_nowhere_else(
         (215, "vCPU 1", "VM 1"),
     ]
     assert ui.query("SELECT DISTINCT utid FROM thread_track") == []
-    ui.command("dev.perfetto.CollapseAllGroups")
+    collapse = "dev.perfetto.CollapseAllGroups"
+    ui.page.wait_for_function("(id) => app.commands.commands.some((c) => c.id === id)", arg=collapse)
+    titles = ui.page.locator(".pf-track__title")
+    titles.first.wait_for(timeout=120_000)
+    ui.command(collapse)
     ui.page.wait_for_timeout(500)
-    shown = [text.split("\n")[0] for text in ui.page.locator(".pf-track__title").all_inner_texts()]
+    shown = [text.split("\n")[0] for text in titles.all_inner_texts()]
     assert [name for name in shown if name != "System"] == ["Recording", "VM 0", "VM 1"]
 
 
