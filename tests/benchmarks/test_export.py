@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from builders.samples import EVENTS, SAMPLES
 from builders.timeline import read_timeline
-from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TrackEvent
 
 from hvtrace.export.perfetto import write_trace
 from hvtrace.pipeline.ingest import ingest
@@ -35,13 +35,16 @@ def test_builders_and_encoder_write_the_same_slices(tmp_path: Path) -> None:
     with (tmp_path / "exported").open("wb") as out:
         write_trace(Store(tmp_path / "store.hvt"), out)
     assert answer("encoder.py", tmp_path / "store.hvt", tmp_path / "encoded")["wall_s"] > 0
-    assert (tmp_path / "encoded").read_bytes() == (tmp_path / "exported").read_bytes()
-    timeline = read_timeline((tmp_path / "exported").read_bytes())
+    exported = (tmp_path / "exported").read_bytes()
+    assert (tmp_path / "encoded").read_bytes() == exported
+    begun = [
+        p for p in Trace.FromString(exported).packet if p.track_event.type == TrackEvent.TYPE_SLICE_BEGIN
+    ]
     for builder in ("memory", "streaming"):
         again = tmp_path / builder
         built = answer("perfetto_builder.py", tmp_path / "exported", again, "--builder", builder, "--check")
-        assert built["slices"] == len(timeline.slices) > 0
-        assert read_timeline(again.read_bytes()) == timeline
+        assert built["slices"] == len(begun) > 100
+        assert read_timeline(again.read_bytes()) == read_timeline(exported)
 
 
 def test_a_builder_that_wrote_something_else_is_noticed(tmp_path: Path) -> None:
