@@ -30,7 +30,7 @@ _NEEDED = 2
 
 #: Columns shown as arguments, in this order.
 SHOWN = (
-    *("severity", "rule", "name", "expected", "observed", "message", "count", "known", "tracepoint", "seq"),
+    *("expected", "observed", "message", "severity", "rule", "name", "count", "known", "tracepoint", "seq"),
     "vcpu",
 )
 
