@@ -87,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == self.server.path and self.server.trace and self._fetched_by_script():
             # An own handle: serving may end, and the trace be closed, in the middle of this.
             with open(os.dup(self.server.trace.fileno()), "rb") as file:
-                self.served = self._send(file, "application/octet-stream")
+                self._send(file, "application/octet-stream")
+            self.served = True
         elif page := self.server.pages.get(path):
             with page.open("rb") as file:
                 self._send(file, TYPES[page.suffix])
@@ -118,15 +119,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Whether it is no page's image, frame or download: browsers send those without an origin, from anywhere."""
         return self.headers.get("Sec-Fetch-Mode") in (None, "cors")
 
-    def _send(self, file: BinaryIO, kind: str) -> bool:
-        size = os.fstat(file.fileno()).st_size
+    def _send(self, file: BinaryIO, kind: str) -> None:
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(size))
+        self.send_header("Content-Length", str(os.fstat(file.fileno()).st_size))
         self.end_headers()
         self.wfile.flush()
-        # From the start, wherever another thread is in the same file.
-        return bool(self.connection.sendfile(file) == size)
+        # The whole file, wherever another thread is in it, or an OSError.
+        self.connection.sendfile(file)
 
     def end_headers(self) -> None:
         self.send_header("Access-Control-Allow-Origin", self.server.origin)

@@ -32,9 +32,11 @@ def serving(
         assert server.offer("t.pftrace", trace) == f"{server.address}/t.pftrace"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield server, thread
-        server.shutdown()
-        thread.join()
+        try:
+            yield server, thread
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def ask(
@@ -142,9 +144,11 @@ def test_names_are_written_as_urls_are(tmp_path: Path) -> None:
         assert url == f"{server.address}/a%20b%3F%23%25%FF.pftrace"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        assert ask(server, "GET", url.removeprefix(server.address))[2] == TRACE
-        server.shutdown()
-        thread.join()
+        try:
+            assert ask(server, "GET", url.removeprefix(server.address))[2] == TRACE
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
