@@ -120,7 +120,8 @@ def reference_times(store: Store, which: Which) -> Iterator[bytes]:
     samples = _samples(store, which, first, width)
     for (vm,), rows in samples.group_by("vm", maintain_order=True):
         for anew, ts, value in _ascending(rows.select("ts_ns", "value").iter_rows()):
-            yield _snapshot([(clock, ts), (GUEST_CLOCK + vm + (anew << _ANEW), value, UNIT_NS)])
+            # The guest's first: it is what the UI shows when the snapshot is selected.
+            yield _snapshot([(GUEST_CLOCK + vm + (anew << _ANEW), value, UNIT_NS), (clock, ts)])
 
 
 def _samples(store: Store, which: Which, first: int, width: int) -> pl.DataFrame:
