@@ -116,6 +116,7 @@ class Points:
     unit: I64
     _rank: I64
     _place: I64
+    _firsts: I64
 
     @classmethod
     def of(
@@ -140,17 +141,17 @@ class Points:
             )
         unit = np.cumsum(new | (kind == ENTRY)) - 1
         rank = np.cumsum(new) - 1
-        return cls(key, seq, ts, cpu, kind, row, following, whole, unit, rank, _placed(rank, seq))
+        firsts = np.flatnonzero(new)
+        return cls(key, seq, ts, cpu, kind, row, following, whole, unit, rank, _placed(rank, seq), firsts)
 
     def __len__(self) -> int:
         return len(self.key)
 
     def before(self, key: I64, seq: I64) -> I64:
         """Return the index of the last point of the same vCPU before each event; −1 where there is none."""
-        if not len(self):
+        if not len(self) or not len(key):
             return np.full(len(key), -1, np.int64)
-        firsts = np.flatnonzero(np.diff(self._rank, prepend=-1))
-        keys = self.key[firsts]
+        keys = self.key[self._firsts]
         rank = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
         at = np.searchsorted(self._place, _placed(rank, seq), side="right") - 1
         known = (keys[rank] == key) & (at >= 0)
@@ -171,7 +172,7 @@ class Points:
         entries = np.flatnonzero(self.kind == ENTRY)
         if not len(entries):
             return np.full(len(key), -1, np.int64)
-        keys = self.key[np.flatnonzero(np.diff(self._rank, prepend=-1))]
+        keys = self.key[self._firsts]
         rank = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
         at = np.searchsorted(self._place[entries], _placed(rank, seq), side="left")
         found = entries[np.minimum(at, len(entries) - 1)]
@@ -184,7 +185,7 @@ class Points:
         """
         n = len(self)
         last = np.flatnonzero(~self.next)
-        first = np.flatnonzero(np.diff(self._rank, prepend=-1))
+        first = self._firsts
         entry = np.where(self.kind == ENTRY, np.arange(n), -1)
         cut = np.maximum(np.maximum.reduceat(entry, first), first) if n else first
         cut = np.where(last - cut > limit, last, cut)
