@@ -152,8 +152,12 @@ def latest(column: pl.Expr) -> pl.Expr:
 
 
 def unbroken(rows: pl.DataFrame, losses: Losses, start: str = "ts", end: str = "end_ts") -> pl.DataFrame:
-    """Rows whose two events have no loss between them, on any CPU: another event might have been lost."""
-    lost = losses.anywhere(rows[start].to_numpy(), rows[end].to_numpy())
+    """Rows whose two events have no loss between them, on any CPU: another event might have been lost.
+
+    Nor does time run backwards from one to the other.
+    """
+    first, last = rows[start].to_numpy(), rows[end].to_numpy()
+    lost = losses.anywhere(first, last) | (last < first)
     return rows.filter(pl.Series(~lost)) if lost.any() else rows
 
 

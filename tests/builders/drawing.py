@@ -13,6 +13,8 @@ from hvtrace.export.perfetto import write_trace
 from hvtrace.export.streams import WINDOW, Which
 
 __all__ = [
+    "DIRECT",
+    "MESSAGE",
     "accept",
     "acked",
     "callback",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders import drawing as d
 from builders.perfetto_ui import PerfettoUi, perfetto_ui
-from builders.store import add_divergences
-from builders.timeline import Timeline, read_timeline
+from builders.store import Row, add_divergences, tiny_store
+from builders.timeline import Drawn, Timeline, read_timeline
 
 from hvtrace.export.perfetto import write_trace
 from hvtrace.store import Store
@@ -39,7 +41,7 @@ WITH RECURSIVE path(id, name) AS (
 """
 
 
-@pytest.mark.parametrize("name", ["kut-hyperv_synic", "two-vms", "lossy"])
+@pytest.mark.parametrize("name", ["kut-hyperv_synic", "two-vms", "lossy", "linux-vmbus-msg"])
 def test_perfetto_understands_the_timeline(
     ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path, name: str
 ) -> None:
@@ -51,7 +53,7 @@ def test_perfetto_understands_the_timeline(
     )
     assert ui.query("SELECT count(*) FROM slice WHERE dur < 0") == [(0,)]
     expected: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for s in [*ours.slices, *ours.sources]:
+    for s in [*ours.slices, *ours.sources, *ours.instants]:
         key = (" / ".join(s.track), s.category, s.name)
         count, total = expected.get(key, (0, 0))
         expected[key] = (count + 1, total + s.end - s.start)
@@ -74,6 +76,49 @@ def test_perfetto_understands_the_timeline(
     assert ui.query("SELECT str_value FROM metadata WHERE name = 'system_release'") == [
         (store.manifest.kernel,)
     ]
+
+
+#: Recording → arrows that must be among the others, as category and name of their ends.
+ARROWS = {
+    "baseline-hvmut-ipi": [("detail", "HvCallSendSyntheticClusterIpi", "interrupt")],
+    "lossy": [("detail", "HvCallFlushVirtualAddressSpace", "guest")],
+    "linux-vmbus-msg": [
+        ("detail", "write HV_X64_MSR_STIMER0_COUNT", "stimer"),
+        ("stimer", "callback", "stimer"),
+        ("stimer", "expired", "interrupt"),
+        ("stimer", "expired: message slot busy", "message"),
+    ],
+    "two-vms": [
+        ("stimer", "armed (periodic)", "stimer"),
+        ("synic", "delivered (vector 0xf1)", "stimer"),
+        ("interrupt", "vector 0xf1", "detail"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_flows_are_connected(
+    ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path, name: str
+) -> None:
+    """Perfetto draws an arrow from each slice on a flow to the next one: just those that the file asks for."""
+    ours = opened(ui, recorded(name), tmp_path / "t.pftrace")
+    assert ui.query("SELECT name, value FROM stats WHERE name GLOB 'flow_*' AND value > 0") == []
+    ends = ", ".join(f"{s}.name, {s}.ts, {s}.dur, {s}.category, {s}.depth" for s in ("a", "b"))
+    rows = ui.query(
+        PATHS + f"SELECT pa.name, pb.name, {ends} FROM flow "
+        "JOIN slice a ON flow.slice_out = a.id JOIN slice b ON flow.slice_in = b.id "
+        "JOIN path pa ON a.track_id = pa.id JOIN path pb ON b.track_id = pb.id"
+    )
+    assert len(rows) == ui.query("SELECT count(*) FROM flow")[0][0]
+
+    def end(s: Drawn) -> tuple[str, int, int, str, int]:
+        return (s.name, s.start, s.end - s.start, s.category, s.depth)
+
+    arrows = [(" / ".join(a.track), " / ".join(b.track), *end(a), *end(b)) for a, b in ours.arrows()]
+    assert Counter(rows) == Counter(arrows)
+    assert all(a.start <= b.start for a, b in ours.arrows())
+    kinds = {(a.category, a.name, b.category) for a, b in ours.arrows()}
+    assert [arrow for arrow in ARROWS[name] if arrow not in kinds] == []
 
 
 def test_vms_and_vcpus_are_groups_in_order(
@@ -121,14 +166,37 @@ def test_a_divergence_can_be_found_with_its_reasons(
     assert rows == [("VM 0 / vCPU 1 / Divergences", ts, "HV999 an-example", "a", "b")]
 
 
+#: What the recording has none of: a hypercall that failed, a thread that was preempted, a divergence.
+RARE: list[Row] = [
+    d.entry(1_000),
+    d.leave(2_000, reason=0x81),
+    (2_100, "kvm_hv_hypercall", 0, 0, {"code": 0x5C, "fast": False}),
+    (2_200, "kvm_hv_hypercall_done", 0, 0, {"result": 0x12}),
+    d.switch(2_300, 3, ("CPU 0/KVM", 100), ("make", 5)),
+    d.switch(2_400, 3, ("make", 5), ("CPU 0/KVM", 100)),
+    d.entry(3_000),
+]
+DIVERGES = {
+    "rule": "HV999",
+    "name": "an-example",
+    "seq": 3,
+    "ts_ns": 2_200,
+    "vm": 0,
+    "vcpu": 0,
+    "history": [2],
+}
+
+
 def test_the_queries_of_the_manual_answer(
     ui: PerfettoUi, recorded: Callable[[str], Store], tmp_path: Path
 ) -> None:
-    """Each query in docs/perfetto.md runs as it stands and finds something in a recording that has such events."""
+    """Each query in docs/perfetto.md runs as it stands and finds something where there are such events."""
     text = (Path(__file__).parents[2] / "docs" / "perfetto.md").read_text()
     queries = [block.partition("```")[0] for block in text.split("```sql\n")[1:]]
-    assert len(queries) >= 4
+    assert len(queries) >= 9
     opened(ui, recorded("lossy"), tmp_path / "t.pftrace")
     empty = [sql for sql in queries if not ui.query(sql)]
-    # This guest's hypercalls all succeed.
-    assert [sql for sql in empty if "debug.result" not in sql] == []
+    store = tiny_store(tmp_path / "rare.hvt", RARE)
+    add_divergences(store, [DIVERGES])
+    opened(ui, store, tmp_path / "rare.pftrace")
+    assert [sql for sql in empty if not ui.query(sql)] == []

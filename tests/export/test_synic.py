@@ -67,7 +67,8 @@ def test_a_loss_cuts(tmp_path: Path) -> None:
     assert [s[:2] for s in d.draw(tmp_path, rows, lost=lost).on(*SINT2)] == [(3_000, 4_000)]
 
 
-def test_a_delivery_is_on_the_flow_of_its_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [1, 2, 100])
+def test_a_delivery_is_on_the_flow_of_its_interrupt(tmp_path: Path, window: int) -> None:
     """That is the one its thread raised just before; one raised by another thread, or for the time before, is not."""
     rows = [
         d.accept(1_000, 0x30),
@@ -77,7 +78,7 @@ def test_a_delivery_is_on_the_flow_of_its_interrupt(tmp_path: Path) -> None:
         d.acked(1_400, 2),
         d.set_irq(1_500, 2, 0x30),
     ]
-    timeline = d.draw(tmp_path, rows)
+    timeline = d.draw(tmp_path, rows, window=window)
     delivered, injected = timeline.slices[0], timeline.instants[0]
     assert (delivered.category, injected.category) == ("synic", "interrupt")
     mine, other = injected.flows
