@@ -28,7 +28,7 @@ from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
 from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks
-from hvtrace.export.window import EventLayer, Slices
+from hvtrace.export.window import EventLayer, Slices, UnitLayer
 from hvtrace.export.wire import in_order
 from hvtrace.store import Store
 
@@ -114,7 +114,10 @@ class _Writer:
             events.append(SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)))
         self._states = StateLayer(names, tracks)
         # Details first: a flow goes through an exit's detail where it has one.
-        units = (DetailLayer(names, tracks), self._states, HaltLayer(names, tracks, self._store))
+        units: list[UnitLayer] = [DetailLayer(names, tracks), self._states]
+        # KVM measures halts in ns; a clock that counts ticks cannot show them.
+        if not ticks:
+            units.append(HaltLayer(names, tracks, self._store))
         return Timeline(events, units, losses, self._links)
 
     def run(self, progress: Progress | None) -> int:
