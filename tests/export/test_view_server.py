@@ -43,7 +43,7 @@ def ask(
     server: TraceServer, method: str, path: str, headers: dict[str, str] | None = None
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
     """Status, headers and body of an answer; the path is sent as it stands."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     connection.request(method, path, headers=headers or {})
     answer = connection.getresponse()
     result = (answer.status, answer.headers, answer.read())
