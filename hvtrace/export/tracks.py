@@ -118,7 +118,7 @@ TRACKS: dict[str, Kind] = {
     "message": Kind(
         "synic",
         # SINT and, in the two low bits, timer.
-        lambda slot: f"SINT{slot >> 2} message pending (STIMER{slot & 3})",
+        lambda slot: f"SINT{slot >> 2} pending (STIMER{slot & 3})",
         16,
         "synic",
         "The message slot was busy: the timer's message waits until the guest has read the one before.",

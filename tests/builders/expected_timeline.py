@@ -188,7 +188,7 @@ class _Walk:
             where, config = [track], timer.get("config")
             if result == -11 and config is not None and not config >> 12 & 1:
                 sint = config >> 16 & 15
-                where.append(self.track(vcpu, "SynIC", f"SINT{sint} message pending (STIMER{index})"))
+                where.append(self.track(vcpu, "SynIC", f"SINT{sint} pending (STIMER{index})"))
             timer["open"] = (
                 where,
                 row["ts_ns"],

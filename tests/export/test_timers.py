@@ -10,7 +10,7 @@ from builders.store import Row
 from builders.timeline import Drawn, Timeline
 
 TIMER = ("VM 0", "vCPU 0", "Synthetic timers", "STIMER0")
-WAITING = ("VM 0", "vCPU 0", "SynIC", "SINT2 message pending (STIMER0)")
+WAITING = ("VM 0", "vCPU 0", "SynIC", "SINT2 pending (STIMER0)")
 
 
 def slices(timeline: Timeline, track: tuple[str, ...] = TIMER) -> list[tuple[int, int, str]]:
@@ -100,7 +100,7 @@ def test_two_timers_may_wait_for_one_slot(tmp_path: Path) -> None:
     ]
     timeline = d.draw(tmp_path, rows)
     assert slices(timeline, WAITING) == [(1_000, 3_000, "message pending")]
-    other = ("VM 0", "vCPU 0", "SynIC", "SINT2 message pending (STIMER3)")
+    other = ("VM 0", "vCPU 0", "SynIC", "SINT2 pending (STIMER3)")
     assert slices(timeline, other) == [(2_000, 4_000, "message pending")]
 
 
