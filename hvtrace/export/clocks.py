@@ -25,9 +25,11 @@ from hvtrace.store import Manifest, Store
 
 __all__ = ["GUEST_CLOCK", "TRACE_CLOCKS", "host_clocks", "reference_times", "trace_clock"]
 
+_REALTIME = int(BuiltinClock.BUILTIN_CLOCK_REALTIME)
+
 #: Trace clock → the clock of Perfetto's that it is. `perf` is also what `perf record` uses unless told otherwise.
 TRACE_CLOCKS: dict[str, int] = {
-    "realtime": BuiltinClock.BUILTIN_CLOCK_REALTIME,
+    "realtime": _REALTIME,
     "mono": BuiltinClock.BUILTIN_CLOCK_MONOTONIC,
     "mono_raw": BuiltinClock.BUILTIN_CLOCK_MONOTONIC_RAW,
     "boot": BuiltinClock.BUILTIN_CLOCK_BOOTTIME,
@@ -81,23 +83,24 @@ def trace_clock(manifest: Manifest) -> int:
     """The clock of Perfetto's that trace time is."""
     if _fact(manifest, "date offset ns"):
         # `trace-cmd record --date`: stamps have been made time of day.
-        return int(BuiltinClock.BUILTIN_CLOCK_REALTIME)
+        return _REALTIME
     return TRACE_CLOCKS.get(str(manifest.clock.get("name")), int(BuiltinClock.BUILTIN_CLOCK_BOOTTIME))
 
 
 def host_clocks(manifest: Manifest) -> bytes:
-    """Framed snapshots that name trace time and, where the recording tells it, relate it to time of day."""
+    """Framed snapshot that names trace time and, where the recording tells it, relates it to time of day.
+
+    One packet: of time of day the UI (v52) looks for nothing but the trace's first snapshot.
+    """
     first = manifest.time.get("first_ns")
     if manifest.clock.get("unit") == "ticks" or first is None:
         return b""
     clock = trace_clock(manifest)
-    found = _snapshot([(clock, first)], primary=clock) if first >= 0 else b""
     own, wall = _number(manifest, "clock ns"), _number(manifest, "time of day ns")
-    if own is None or wall is None or _fact(manifest, "clock") != manifest.clock.get("name"):
-        return found
-    if clock == BuiltinClock.BUILTIN_CLOCK_REALTIME:
-        return found
-    return found + _snapshot([(clock, own), (int(BuiltinClock.BUILTIN_CLOCK_REALTIME), wall)])
+    same = _fact(manifest, "clock") == manifest.clock.get("name")
+    if own is not None and wall is not None and same and clock != _REALTIME:
+        return _snapshot([(clock, own), (_REALTIME, wall)], primary=clock)
+    return _snapshot([(clock, first)], primary=clock) if first >= 0 else b""
 
 
 def reference_times(store: Store, which: Which) -> Iterator[bytes]:

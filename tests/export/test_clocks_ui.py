@@ -9,6 +9,7 @@ from statistics import median
 import polars as pl
 import pytest
 from builders.perfetto_ui import PerfettoUi, perfetto_ui
+from builders.store import tiny_store
 
 from hvtrace.export.perfetto import write_trace
 from hvtrace.store import Store
@@ -99,6 +100,42 @@ def test_guest_time_is_what_events_carry(
     assert len(lags) > 50
     assert min(lags) > -50_000
     assert median(lags) < 50_000
+
+
+def test_times_can_be_read_as_time_of_day(ui: PerfettoUi, tmp_path: Path) -> None:
+    """Where perf noted it: 2 s of its clock after the moment it noted; and a guest that began anew does no harm."""
+    second = 1_000_000_000
+    store = tiny_store(
+        tmp_path / "s.hvt",
+        [
+            (
+                n * second,
+                "kvm_hv_stimer_start_one_shot",
+                0,
+                0,
+                {"timer_index": 0, "time_now": now, "count": now},
+            )
+            for n, now in enumerate([50_000_000, 1_000, 10_001_000], start=6)
+        ],
+    )
+    manifest = store.manifest
+    manifest.clock["name"] = "mono"
+    noted = {"clock": "mono", "clock ns": str(5 * second), "time of day ns": str(1_700_000_000 * second)}
+    manifest.sources = [{"name": "perf.data", "facts": noted}]
+    manifest.write(store.path)
+    opened(ui, Store(store.path), tmp_path / "t.pftrace")
+    assert ui.query(f"SELECT abs_time_str({7 * second}), to_monotonic({7 * second})") == [
+        ("2023-11-14T22:13:22.000000000", 7 * second)
+    ]
+    assert ui.page.evaluate("() => String(app.trace.traceInfo.unixOffset)") == str(
+        -(1_700_000_000 - 5) * second
+    )
+    guests = "SELECT ts, clock_id, clock_value FROM clock_snapshot WHERE clock_id >= 128 ORDER BY ts"
+    assert ui.query(guests) == [
+        (6 * second, GUEST, 5_000_000_000),
+        (7 * second, GUEST + (1 << 16), 100_000),
+        (8 * second, GUEST + (1 << 16), 1_000_100_000),
+    ]
 
 
 def test_vms_are_in_the_table_of_processes_and_nowhere_else(
