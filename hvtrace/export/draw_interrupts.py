@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned, Labels
-from hvtrace.export.links import FlowKind, flow_ids, listed
+from hvtrace.export.links import FlowKind, flow_ids, flows_of, listed
 from hvtrace.export.machines import Machines, Source, after, instants_of, slices_of, unbroken
 from hvtrace.export.packets import Kind
 from hvtrace.export.states import Losses
@@ -16,6 +20,8 @@ from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import Arguments, Slices, Window
 
 __all__ = ["ACCEPTED", "VECTOR_BITS", "InterruptLayer"]
+
+I64 = npt.NDArray[np.int64]
 
 ACCEPTED, INJECTED, EOI = 0, 1, 2
 
@@ -60,6 +66,31 @@ SHOWN = (
 )
 
 
+#: Bits of a seq in a number that orders events by machine and then by seq.
+_SEQ_BITS = 44
+
+
+class _Raisings(NamedTuple):
+    """Interrupts raised: machine, seq, time stamp."""
+
+    machine: I64
+    seq: I64
+    ts: I64
+
+    def in_order(self) -> _Raisings:
+        return self.where(np.lexsort((self.seq, self.machine)))
+
+    def where(self, which: npt.NDArray[Any]) -> _Raisings:
+        return _Raisings(self.machine[which], self.seq[which], self.ts[which])
+
+
+def _nth(group: I64) -> I64:
+    """How many of the same group come before each; groups stand together."""
+    new = np.flatnonzero(np.diff(group, prepend=-1))
+    sizes = np.diff(np.append(new, len(group)))
+    return np.arange(len(group)) - np.repeat(new, sizes)
+
+
 class InterruptLayer:
     """Injection to EOI, by vCPU and vector. `accepted` are the interrupts raised that this window knows of."""
 
@@ -71,7 +102,7 @@ class InterruptLayer:
         self._labels = Labels(lambda vector: f"vector {vector:#04x}", names.event)
         # Who raised an interrupt is asked for by thread.
         self._machines = Machines(SOURCES, VECTOR_BITS, COLUMNS, apart=("tid",))
-        self._raised = pl.DataFrame(schema={"machine": pl.Int64, "ts": pl.Int64, "raised_seq": pl.Int64})
+        self._waiting = _Raisings(*(np.zeros(0, np.int64) for _ in range(3)))
         self.tables = self._machines.tables
         self.by = self._machines.by
         self.accepted = pl.DataFrame()
@@ -106,34 +137,38 @@ class InterruptLayer:
 
     def _with_raisings(self, events: pl.DataFrame) -> pl.DataFrame:
         """Give each new injection what was raised since the one before; what no injection took yet waits."""
-        new = events.filter("new")
-        raisings = new.filter(pl.col("kind") == ACCEPTED).select("machine", "ts", raised_seq="seq")
-        found = (
-            pl.concat([self._raised, raisings.select(self._raised.columns)])
-            .sort("raised_seq")
-            .join_asof(
-                new.filter(pl.col("kind") == INJECTED).sort("seq").select("machine", "seq"),
-                left_on="raised_seq",
-                right_on="seq",
-                by="machine",
-                strategy="forward",
-                check_sortedness=False,
-            )
+        new = events["new"].to_numpy()
+        kind = events["kind"].to_numpy()
+        raised, injected = np.flatnonzero(new & (kind == ACCEPTED)), np.flatnonzero(new & (kind == INJECTED))
+        machine, seq, ts = (events[name].to_numpy() for name in ("machine", "seq", "ts"))
+        waiting = self._waiting
+        raisings = _Raisings(
+            np.concatenate([waiting.machine, machine[raised]]),
+            np.concatenate([waiting.seq, seq[raised]]),
+            np.concatenate([waiting.ts, ts[raised]]),
+        ).in_order()
+        # The first injection of the same machine after each raising; events are in order of machine, then of seq.
+        rank = np.unique(np.concatenate([raisings.machine, machine[injected]]), return_inverse=True)[1]
+        first, second = rank[: len(raisings.seq)], rank[len(raisings.seq) :]
+        at = np.searchsorted(second << _SEQ_BITS | seq[injected], first << _SEQ_BITS | raisings.seq)
+        taken = at < len(injected)
+        taken[taken] = second[at[taken]] == first[taken]
+        left = raisings.where(~taken)
+        self._waiting = left.where(_nth(left.machine) < MOST_RAISINGS)
+        raisings, at = raisings.where(taken), at[taken]
+        few = _nth(at) < MOST_RAISINGS
+        flows = flows_of(len(injected), at[few], flow_ids(raisings.seq[few], FlowKind.INTERRUPT))
+        since = np.full(len(injected), -1, np.int64)
+        # Backwards, so that the first one stays.
+        since[at[::-1]] = raisings.ts[::-1]
+        lists = pl.from_arrow(pa.LargeListArray.from_arrays(flows.offsets, flows.ids))
+        own = pl.DataFrame({"row": injected, "since": since, "lists": lists}).filter(pl.col("since") >= 0)
+        found = events.with_row_index("row").join(
+            own.with_columns(pl.col("row").cast(pl.UInt32)), on="row", how="left", maintain_order="left"
         )
-        waiting = found.filter(pl.col("seq").is_null()).drop("seq")
-        self._raised = waiting.group_by("machine").head(MOST_RAISINGS).sort("raised_seq")
-        found = found.filter(pl.col("seq").is_not_null())
-        ids = flow_ids(found["raised_seq"].to_numpy(), FlowKind.INTERRUPT)
-        taken = (
-            found.with_columns(flow=pl.Series(ids, dtype=pl.UInt64))
-            .group_by("machine", "seq", maintain_order=True)
-            .agg(taken_ts=pl.col("ts").first(), taken=pl.col("flow").head(MOST_RAISINGS))
-        )
-        return (
-            events.join(taken, on=["machine", "seq"], how="left", maintain_order="left")
-            .with_columns(raised_ts=pl.coalesce("taken_ts", "raised_ts"), flows=pl.coalesce("taken", "flows"))
-            .drop("taken_ts", "taken")
-        )
+        return found.with_columns(
+            raised_ts=pl.coalesce("since", "raised_ts"), flows=pl.coalesce("lists", "flows")
+        ).drop("row", "since", "lists")
 
     def _drawn(self, rows: pl.DataFrame, make: Callable[..., Slices]) -> Slices:
         return make(
