@@ -61,11 +61,11 @@ def link_histories(store: Store, which: Which, links: Links) -> None:
     if not which.wants("divergences"):
         return
     for rows in _batches(store, which):
-        if "history" not in rows.columns:
-            return
         events = (
             rows.filter(pl.col("vcpu").is_not_null())
             .explode("history")
+            # A store of before that column was there.
+            .filter(pl.col("history").is_not_null())
             .filter(pl.col("history") <= pl.col("seq"))
             # From the last one on, which is the event itself.
             .with_columns(step=pl.int_range(pl.len(), 0, -1).over("row"))
@@ -101,10 +101,7 @@ def _batches(store: Store, which: Which) -> Iterator[pl.DataFrame]:
         wanted &= pl.col("ts_ns") >= which.first_ns
     if which.last_ns is not None:
         wanted &= pl.col("ts_ns") <= which.last_ns
-    first = 0
-    for batch in store.parquet("divergences").iter_batches(batch_size=_BATCH):
-        yield pl.DataFrame(pl.from_arrow(batch)).with_row_index("row", first).filter(wanted)
-        first += len(batch)
+    yield from store.scan("divergences").with_row_index("row").filter(wanted).collect().iter_slices(_BATCH)
 
 
 def _texts(store: Store, seqs: set[int]) -> dict[int, str]:

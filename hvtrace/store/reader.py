@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hvtrace.errors import InputError
+from hvtrace.schema.tables import TABLES, table_schema
 from hvtrace.store.manifest import MANIFEST, Manifest
 
 if TYPE_CHECKING:
@@ -58,9 +59,19 @@ class Store:
             raise InputError(self.file(table), f"cannot be read: {error}") from error
 
     def scan(self, table: str) -> pl.LazyFrame:
-        """A table as a polars LazyFrame. Raises InputError where the store does not have it."""
+        """A table as a polars LazyFrame. Raises InputError where the store does not have it.
+
+        Columns that tables other than tracepoints have got since the store was written are null.
+        """
         import polars as pl
 
         if not self.has(table):
             raise InputError(self.path, f"the store has no table {table!r}")
-        return pl.scan_parquet(self.file(table))
+        frame = pl.scan_parquet(self.file(table))
+        if table not in TABLES:
+            return frame
+        there = frame.collect_schema().names()
+        schema = pl.DataFrame(pl.from_arrow(table_schema(table).empty_table())).schema
+        return frame.with_columns(
+            pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in there
+        )
