@@ -51,6 +51,12 @@ class Source:
         expressions += [] if self.unless is None else [self.unless]
         return tuple(dict.fromkeys(name for e in expressions for name in e.meta.root_names()))
 
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """Columns that tell which machine's event a row is, and whether it is one."""
+        expressions = [self.index] if self.unless is None else [self.index, self.unless]
+        return tuple(dict.fromkeys(name for e in expressions for name in e.meta.root_names()))
+
 
 def key_of(vm: str = "vm", vcpu: str = "vcpu") -> pl.Expr:
     """The key of each row's vCPU (hvtrace.export.states.vcpu_keys)."""
@@ -92,8 +98,8 @@ class Machines:
 
     @property
     def by(self) -> dict[str, Keys]:
-        """By tracepoint: the columns that tell machines apart."""
-        return {s.tracepoint: (("vm", "vcpu", *s.index.meta.root_names()),) for s in self._sources}
+        """By tracepoint: the columns that tell machines apart, and rows that are events from those that are not."""
+        return {s.tracepoint: (("vm", "vcpu", *s.tells),) for s in self._sources}
 
     def events(self, new: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Events of a window's new rows and those of before that count, by machine and in order.

@@ -57,22 +57,22 @@ class Timeline:
 
         After the final ones, the unfinished state of vCPUs in `open_until` (key → time stamp) is drawn as well.
         """
-        tables = rows.tables
-        if rows.edge:
-            tables = {table: own.clear() if table in ADJACENT else own for table, own in tables.items()}
-        window = self._window(tables, rows.final, open_until)
+        window = self._window(rows, open_until)
         slices = [s for layer in self._events for s in layer.draw(window) if len(s.start)]
         self._links.resolve(window.points, window.whole, window.cut, rows.end)
         slices += [s for layer in self._units for s in layer.draw(window) if len(s.start)]
         self._carry = {} if rows.final else self._left(window)
         return slices
 
-    def _window(self, rows: Mapping[str, pl.DataFrame], final: bool, open_until: Mapping[int, int]) -> Window:
-        frames = {
-            table: pl.concat([self._carry[table], new]) if table in self._carry else new
-            for table, new in rows.items()
-            if table in self._carried
-        }
+    def _window(self, rows: Rows, open_until: Mapping[int, int]) -> Window:
+        final = rows.final
+        frames = {}
+        for table, new in rows.tables.items():
+            if table not in self._carried:
+                continue
+            # Those who draw between events take each row for itself; in states it would be the wrong one.
+            own = new.clear() if rows.edge and table in ADJACENT else new
+            frames[table] = pl.concat([self._carry[table], own]) if table in self._carry else own
         points = self._points(frames)
         cut = points.cuts(CARRIED_POINTS)
         index = np.arange(len(points))
@@ -86,7 +86,7 @@ class Timeline:
             for table, own in frames.items()
             if table not in POINTS
         }
-        return Window(frames, rows, points, whole, end, cut, places, self._links, final)
+        return Window(frames, rows.tables, points, whole, end, cut, places, self._links, final)
 
     def _leave_open(
         self,

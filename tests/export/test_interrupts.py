@@ -8,6 +8,8 @@ import pytest
 from builders import drawing as d
 from builders.store import Row
 
+from hvtrace.export.streams import Which
+
 VECTOR = ("VM 0", "vCPU 0", "Interrupts", "vector 0x51")
 
 
@@ -89,6 +91,22 @@ def test_delivery_modes(tmp_path: Path, dm: int, raised: int) -> None:
     timeline = d.draw(tmp_path, [d.accept(700, 0x51, dm=dm), d.inject(1_000, 0x51), d.eoi(1_400, 0x51)])
     assert len(timeline.slices[0].flows) == raised
     assert ("waited_ns" in timeline.slices[0].arguments) is bool(raised)
+
+
+def test_a_part_knows_what_was_taken_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the time before the part wanted, a raising that was injected then does not wait any longer."""
+    monkeypatch.setattr("hvtrace.export.streams.LOOKED_BACK", 0)
+    rows = [
+        d.accept(100, 0x51),
+        d.inject(200, 0x51),
+        d.inject(250, 0x51, reinjected=True),
+        d.eoi(300, 0x51),
+        d.accept(1_100, 0x51),
+        d.inject(1_200, 0x51),
+        d.eoi(1_300, 0x51),
+    ]
+    (interrupt,) = d.draw(tmp_path, rows, Which(first_ns=1_000)).slices
+    assert interrupt.arguments == {"vector": 0x51, "waited_ns": 100, "raised": 1}
 
 
 def test_very_many_raisings(tmp_path: Path) -> None:

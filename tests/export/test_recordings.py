@@ -119,3 +119,22 @@ def test_one_vm_of_two(recorded: Callable[[str], Store]) -> None:
     between = [(a, b) for a, b in everything.arrows() if a.track[0] == "VM 1"]
     assert between == one.arrows()
     assert len(between) > 10_000
+
+
+@pytest.mark.parametrize("share", [(0.3, 0.35), (0.9, 1.0)])
+def test_a_part_is_drawn_as_in_the_whole(
+    recorded: Callable[[str], Store], share: tuple[float, float]
+) -> None:
+    """--from and --to: what touches the span, with the same arguments and flows, and nothing else."""
+    store = recorded("two-vms")
+    first, last = store.manifest.time["first_ns"], store.manifest.time["last_ns"]
+    span = [int(first + (last - first) * part) for part in share]
+    found = []
+    for which in (Which(), Which(first_ns=span[0], last_ns=span[1])):
+        out = io.BytesIO()
+        write_trace(store, out, which)
+        timeline = read_timeline(out.getvalue())
+        both = [s for s in (*timeline.slices, *timeline.instants) if s.end >= span[0] and s.start <= span[1]]
+        found.append({(s.track, s.short): (s.arguments, sorted(s.flows)) for s in both})
+    assert found[0] == found[1]
+    assert len(found[0]) > 4_000
