@@ -57,6 +57,7 @@ def view(
 
       hvtrace view trace.hvt --offline --port 8080 --no-browser
     """
+    from hvtrace.export.divergences import without_verdicts
     from hvtrace.export.file import default_output, export_file
     from hvtrace.export.view_link import first_divergence, view_link
     from hvtrace.export.view_server import PUBLIC_UI, offline_server, public_server
@@ -76,6 +77,8 @@ def view(
             # The folder goes now; the file stays readable as long as it is open, and no longer.
             trace = (Path(folder) / name).open("rb")
         with trace:
+            if hint := without_verdicts(store, source, which):
+                typer.echo(hint, err=True)
             url = server.offer(name, trace)
             page = server.address if offline else PUBLIC_UI
             link = view_link(page, url, store, first_divergence(store, which))

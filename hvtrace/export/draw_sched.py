@@ -11,7 +11,7 @@ import polars as pl
 from hvtrace.export.cut import Keys
 from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned
-from hvtrace.export.machines import Machines, after, before, slices_of, unbroken
+from hvtrace.export.machines import UNFINISHED, Machines, after, before, slices_of, unbroken, until_end
 from hvtrace.export.packets import Kind
 from hvtrace.export.states import Losses
 from hvtrace.export.tracks import Tracks
@@ -31,6 +31,7 @@ SHOWN = (
     Shown("preempted_by", "by", Kind.STRING),
     Shown("prev_state", "state", Kind.HEX),
     Shown("waker", "waker", Kind.STRING),
+    UNFINISHED,
 )
 
 
@@ -82,6 +83,7 @@ class SchedLayer:
         rows = events.with_columns(
             end_seq=after("seq"), end_ts=after("ts"), end_new=after("new").fill_null(False)
         )
+        rows = until_end(rows, window, 0)
         rows = unbroken(rows.filter(pl.col("end_new")), self._losses)
         kinds = rows["kind"].to_numpy()
         names = np.array([self._names.event(name) for _, name in sorted(NAMES.items())], np.uint64)

@@ -17,6 +17,7 @@ from hvtrace.export.draw_synic import SINT_BITS, SynicLayer
 from hvtrace.export.interning import Interned, Labels
 from hvtrace.export.links import FlowKind, flow_ids, listed
 from hvtrace.export.machines import (
+    UNFINISHED,
     Machines,
     Source,
     after,
@@ -25,6 +26,7 @@ from hvtrace.export.machines import (
     latest,
     slices_of,
     unbroken,
+    until_end,
 )
 from hvtrace.export.packets import Flows, Kind
 from hvtrace.export.states import Losses
@@ -90,7 +92,7 @@ _SET = (
     Shown("config", "config", Kind.HEX),
     Shown("count", "count", Kind.UINT),
 )
-_ENDS = Shown("ended_by", "end_kind", Kind.STRING, label=lambda kind: _ENDED.get(kind, ""))
+_ENDS = (Shown("ended_by", "end_kind", Kind.STRING, label=lambda kind: _ENDED.get(kind, "")), UNFINISHED)
 _LATE = Shown("lateness_ns", "lateness", Kind.INT)
 
 ARMED = (
@@ -98,16 +100,16 @@ ARMED = (
     Shown("exp_time", "expires", Kind.UINT),
     Shown("due_in_ns", "due", Kind.INT),
     *_SET,
-    _ENDS,
+    *_ENDS,
 )
-FIRED = (_LATE, _ENDS)
+FIRED = (_LATE, *_ENDS)
 EXPIRED = (
     Shown("direct", "direct", Kind.BOOL),
     Shown("result", "result", Kind.INT),
     _LATE,
     *_SET,
 )
-WAITING = (*EXPIRED, _ENDS)
+WAITING = (*EXPIRED, *_ENDS)
 
 #: Results of a delivery that did not succeed: negative error numbers; 1 in direct mode.
 _WHY = {-11: "message slot busy", -2: "no message page, or SINT masked", -14: "APIC off", 1: "APIC off"}
@@ -152,7 +154,7 @@ class TimerLayer:
         """Return what ended in this window."""
         events = self._machines.events(window.new)
         self._machines.remember(events)
-        rows = self._followed(events)
+        rows = until_end(self._followed(events), window, TIMER_BITS)
         started = rows.filter(pl.col("kind").is_in([ONE_SHOT, PERIODIC]) & pl.col("new"))
         by_guest = started.filter(pl.col("before_kind").is_in([CONFIG, COUNT, CLEANUP]))
         window.links.around(

@@ -14,11 +14,13 @@ import numpy.typing as npt
 import polars as pl
 
 from hvtrace.export.cut import Keys
-from hvtrace.export.packets import Argument, Flows
+from hvtrace.export.details import Shown
+from hvtrace.export.packets import Argument, Flows, Kind
 from hvtrace.export.states import NO_VM, Losses
-from hvtrace.export.window import Slices
+from hvtrace.export.window import Slices, Window
 
 __all__ = [
+    "UNFINISHED",
     "Machines",
     "Source",
     "after",
@@ -28,6 +30,7 @@ __all__ = [
     "latest",
     "slices_of",
     "unbroken",
+    "until_end",
 ]
 
 I64 = npt.NDArray[np.int64]
@@ -155,6 +158,29 @@ def before(column: str) -> pl.Expr:
 def latest(column: pl.Expr) -> pl.Expr:
     """The last value that is not null, of the machine's events up to this one."""
     return column.forward_fill().over("machine")
+
+
+#: end_seq of what the recording's end cuts off: after all events.
+_NEVER = 1 << 61
+
+#: Argument of what the recording's end cuts off.
+UNFINISHED = Shown("unfinished", "unfinished", Kind.BOOL)
+
+
+def until_end(rows: pl.DataFrame, window: Window, bits: int) -> pl.DataFrame:
+    """Let what has no next event in the last window last to the recording's end, where its VM is there until then.
+
+    `rows` have `end_seq`, `end_ts` and `end_new`; adds `unfinished`.
+    """
+    ends = dict(window.open_until) if window.final else {}
+    last = (pl.col("machine") // (1 << bits)).replace_strict(ends, default=None, return_dtype=pl.Int64)
+    is_open = pl.col("end_ts").is_null() & last.is_not_null()
+    return rows.with_columns(
+        end_ts=pl.when(is_open).then(last).otherwise(pl.col("end_ts")),
+        end_seq=pl.when(is_open).then(_NEVER).otherwise(pl.col("end_seq")),
+        end_new=is_open | pl.col("end_new"),
+        unfinished=pl.when(is_open).then(True),
+    )
 
 
 def unbroken(rows: pl.DataFrame, losses: Losses, start: str = "ts", end: str = "end_ts") -> pl.DataFrame:

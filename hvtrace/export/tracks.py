@@ -72,6 +72,7 @@ TRACKS: dict[str, Kind] = {
         None,
         "Intervals in which the tracer lost events of this host CPU.",
     ),
+    "vms": Kind(None, _is("VMs"), 100, None, "Virtual machines by number."),
     "vm": Kind(None, lambda vm: f"VM {vm}", 100, None, ""),
     "vm divergences": Kind("vm", _is("Divergences"), 0, "divergences", _FINDINGS),
     "vm exits": Kind("vm", _is("Exits"), 10, "counters", "Exits of all its vCPUs, as far as recorded."),
@@ -153,6 +154,9 @@ TRACKS: dict[str, Kind] = {
 #: What `--tracks` takes, in this order.
 PARTS: tuple[str, ...] = tuple(dict.fromkeys(kind.part for kind in TRACKS.values() if kind.part))
 
+#: VMs whose names are in order also when sorted as text: 0 to 9.
+_SORTED = 10
+
 #: The largest process id of Linux on 64-bit machines (PID_MAX_LIMIT); what is above is nobody's.
 _PID_MAX = 4 << 20
 
@@ -179,6 +183,8 @@ class Tracks:
         self._vcpus: dict[int, int] = {}
         self._new: list[bytes] = []
         self._vms = {vm["vm"]: vm for vm in manifest.vms}
+        # Outermost groups are sorted by name, VM 10 before VM 2, whatever their rank: many VMs are no outermost ones.
+        self._many = len(self._vms) > _SORTED
 
     def packets(self) -> bytes:
         """Framed descriptors new since the last call."""
@@ -199,8 +205,8 @@ class Tracks:
         track = TrackDescriptor(
             name=self._name(kind, owner, index), description=self._about(kind, owner) + about
         )
-        if row.parent is not None:
-            track.parent_uuid = self._parent(kind, owner)
+        if (parent := self._parent(kind, owner)) is not None:
+            track.parent_uuid = parent
         track.uuid = self._uuids[kind, owner, index] = len(self._uuids) + 1
         track.child_ordering = TrackDescriptor.ChildTracksOrdering.EXPLICIT
         track.sibling_order_rank = row.rank + order + (index if isinstance(index, int) else 0)
@@ -231,15 +237,16 @@ class Tracks:
         """Return the key of the vCPU whose track of states this is."""
         return self._vcpus[uuid]
 
-    def _parent(self, kind: str, owner: int) -> int:
-        parent = TRACKS[kind].parent
+    def _parent(self, kind: str, owner: int) -> int | None:
+        parent = "vms" if kind == "vm" and self._many else TRACKS[kind].parent
+        if parent is None:
+            return None
         if parent == "vm":
             vm = owner >> 16 if kind == "vcpu" else owner
             return self.get("vm", vm, vm)
         if parent == "vcpu":
             return self.vcpu(owner)
-        assert parent is not None
-        return self.get(parent, owner)
+        return self.get(parent, 0 if parent in ("vms", "recording") else owner)
 
     def _name(self, kind: str, owner: int, index: Any) -> str:
         return vm_name(self._vms.get(owner, {}), owner) if kind == "vm" else TRACKS[kind].name(index)

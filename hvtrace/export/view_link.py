@@ -17,7 +17,7 @@ __all__ = ["Spot", "first_divergence", "view_link"]
 
 #: Groups that are opened, and tracks that are pinned at the top where there is a divergence, by the names they are
 #: given in hvtrace.export.tracks. The UI searches names for these (JavaScript) regular expressions.
-EXPANDED = (r"^VM \d+$", r"^VM not known$", r"^vCPU \d+$")
+EXPANDED = ("^VMs$", r"^VM \d+$", r"^VM not known$", r"^vCPU \d+$")
 PINNED = r"^Divergences$"
 
 #: Listed beneath the timeline. With these columns the UI makes each `id` a link to the slice.

@@ -91,7 +91,7 @@ class Window:
     `new` are the rows of this window alone. `whole` is true for points whose state is to be drawn now, `end` is where
     it ends (meaningful where whole). `places` gives for each row of the other tables the point before it (−1: none);
     rows at or after their vCPU's `cut` come again with the next window. `links` are the flows of states; `final` is
-    true for the last window.
+    true for the last window; `open_until` then gives the recording's end for vCPUs that are there until then.
     """
 
     frames: Mapping[str, pl.DataFrame]
@@ -103,6 +103,7 @@ class Window:
     places: Mapping[str, I64]
     links: Links
     final: bool
+    open_until: Mapping[int, int]
 
     def rows(self, table: str) -> pl.DataFrame | None:
         """Return a table's rows; None where there are none."""
