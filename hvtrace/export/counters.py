@@ -65,8 +65,10 @@ SHARES = (
 class Counters:
     """Counts as windows go by, what lies between the two ends of `span`.
 
-    `exit_names` gives the iid of the name of each row of kvm_exit.
+    `exit_names` gives the iid of the name of each row of kvm_exit. `tables` are needed beside those that are drawn.
     """
+
+    tables: Mapping[str, tuple[str, ...]] = {POLLING: ("new", "old")}
 
     def __init__(
         self,

@@ -19,12 +19,14 @@ from hvtrace.export.window import Arguments, Slices, Window
 
 __all__ = ["SchedLayer"]
 
-RUNNING, PREEMPTED, SLEEPING, WOKEN = range(4)
+RUNNING, PREEMPTED, SLEEPING, WOKEN, EXITED = range(5)
 
 NAMES = {RUNNING: "running", PREEMPTED: "preempted", SLEEPING: "sleeping", WOKEN: "runnable"}
 
 #: prev_state of a thread that would have gone on: TASK_RUNNING, and what stands for preemption (TASK_REPORT_MAX).
 _GOES_ON = (0, 0x100)
+#: Bits of the prev_state of a thread that never comes back: EXIT_DEAD and EXIT_ZOMBIE. Nothing is drawn after it.
+_DEAD = 0x10 | 0x20
 
 SHOWN = (
     Shown("host_cpu", "cpu", Kind.UINT),
@@ -80,11 +82,11 @@ class SchedLayer:
         )
         events = events.drop("was")
         self._machines.remember(events)
-        rows = events.with_columns(
+        followed = events.lazy().with_columns(
             end_seq=after("seq"), end_ts=after("ts"), end_new=after("new").fill_null(False)
         )
-        rows = until_end(rows, window, 0)
-        rows = unbroken(rows.filter(pl.col("end_new")), self._losses)
+        rows = until_end(followed, window, 0)
+        rows = unbroken(rows.filter(pl.col("end_new") & (pl.col("kind") != EXITED)), self._losses)
         kinds = rows["kind"].to_numpy()
         names = np.array([self._names.event(name) for _, name in sorted(NAMES.items())], np.uint64)
         return [
@@ -105,10 +107,16 @@ class SchedLayer:
         ]
         if (rows := new.get("sched_switch")) is not None:
             goes_on = pl.col("prev_state").is_in(_GOES_ON)
+            dead = pl.col("prev_state") & _DEAD != 0
             went = rows.select(
                 *_WHEN,
                 tid="prev_pid",
-                kind=pl.when(goes_on).then(PREEMPTED).otherwise(SLEEPING).cast(pl.Int8),
+                kind=pl.when(goes_on)
+                .then(PREEMPTED)
+                .when(dead)
+                .then(EXITED)
+                .otherwise(SLEEPING)
+                .cast(pl.Int8),
                 state="prev_state",
                 by=pl.when(goes_on).then(_who("next_comm", "next_pid")),
             )

@@ -15,7 +15,7 @@ from hvtrace.export.details import Shown
 from hvtrace.export.draw_interrupts import VECTOR_BITS, InterruptLayer
 from hvtrace.export.draw_synic import SINT_BITS, SynicLayer
 from hvtrace.export.interning import Interned, Labels
-from hvtrace.export.links import FlowKind, flow_ids, listed
+from hvtrace.export.links import KIND_BITS, FlowKind, flow_ids, listed
 from hvtrace.export.machines import (
     UNFINISHED,
     Machines,
@@ -154,7 +154,7 @@ class TimerLayer:
         """Return what ended in this window."""
         events = self._machines.events(window.new)
         self._machines.remember(events)
-        rows = until_end(self._followed(events), window, TIMER_BITS)
+        rows = until_end(self._followed(events.lazy()), window, TIMER_BITS)
         started = rows.filter(pl.col("kind").is_in([ONE_SHOT, PERIODIC]) & pl.col("new"))
         by_guest = started.filter(pl.col("before_kind").is_in([CONFIG, COUNT, CLEANUP]))
         window.links.around(
@@ -177,7 +177,7 @@ class TimerLayer:
             self._expired(expired),
         ]
 
-    def _followed(self, events: pl.DataFrame) -> pl.DataFrame:
+    def _followed(self, events: pl.LazyFrame) -> pl.LazyFrame:
         """Each event with the next one, and what is known of the timer at it."""
         starts = pl.col("kind").is_in([ONE_SHOT, PERIODIC])
         # A timer that is set again or stopped has no start until the next one.
@@ -205,6 +205,7 @@ class TimerLayer:
         lateness = pl.col("ts") - pl.col("started") - pl.col("asked")
         known = (pl.col("life") > NONE) & ~pl.lit(self._ticks)
         return rows.with_columns(
+            lives=_lives(),
             lateness=pl.when(known).then(lateness),
             sint=pl.when(~pl.col("is_direct")).then((pl.col("config") // (1 << 16)) % 16),
             vector=pl.when(pl.col("is_direct")).then((pl.col("config") // 16) % 256),
@@ -219,7 +220,7 @@ class TimerLayer:
             self._tracks.many("timer", rows["machine"].to_numpy(), TIMER_BITS),
             np.broadcast_to(np.asarray(name, np.uint64), (len(rows),)),
             self._arguments.of(shown, rows),
-            listed(_lives(rows)),
+            listed(rows["lives"]),
         )
 
     def _messages(self, waiting: pl.DataFrame) -> Slices:
@@ -230,7 +231,8 @@ class TimerLayer:
             rows,
             self._tracks.many("message", _slots(rows), SINT_BITS + TIMER_BITS),
             np.full(len(rows), self._names.event("message pending"), np.uint64),
-            flows=listed(_lives(rows)),
+            self._arguments.of((UNFINISHED,), rows),
+            listed(rows["lives"]),
         )
 
     def _expired(self, rows: pl.DataFrame) -> Slices:
@@ -254,7 +256,6 @@ class TimerLayer:
         rows = rows.with_columns(
             direct_to=vcpu * (1 << VECTOR_BITS) + pl.col("vector").cast(pl.Int64),
             sint_to=vcpu * (1 << SINT_BITS) + pl.col("sint").cast(pl.Int64),
-            lives=_lives(rows),
         )
         found = rows
         for name, raised, by in (
@@ -281,15 +282,11 @@ def _flow(seq: pl.Series) -> npt.NDArray[np.uint64]:
     return flow_ids(seq.to_numpy(), FlowKind.STIMER)
 
 
-def _lives(rows: pl.DataFrame) -> pl.Series:
+def _lives() -> pl.Expr:
     """The timer's flow, as a list; empty where it was armed before the recording."""
-    life = rows["life"].fill_null(NONE)
-    ids = pl.Series("flow", _flow(life.clip(0)), dtype=pl.UInt64)
-    frame = pl.DataFrame({"life": life, "flow": ids})
-    none = pl.lit([], pl.List(pl.UInt64))
-    return frame.select(
-        pl.when(pl.col("life") > NONE).then(pl.concat_list("flow")).otherwise(none).alias("lives")
-    )["lives"]
+    life = pl.col("life").fill_null(NONE)
+    flow = life.clip(0).cast(pl.UInt64) * (1 << KIND_BITS) + FlowKind.STIMER
+    return pl.when(life > NONE).then(pl.concat_list(flow)).otherwise(pl.lit([], pl.List(pl.UInt64)))
 
 
 def _due() -> pl.Expr:

@@ -17,7 +17,7 @@ from hvtrace.export.packets import Flows
 if TYPE_CHECKING:
     from hvtrace.export.states import Points
 
-__all__ = ["MOST_STEPS", "STEP", "FlowKind", "Links", "flow_ids", "flows_of", "listed"]
+__all__ = ["KIND_BITS", "MOST_STEPS", "STEP", "FlowKind", "Links", "flow_ids", "flows_of", "listed"]
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -27,7 +27,7 @@ Bool = npt.NDArray[np.bool_]
 MOST_WAITING = 1 << 20
 
 #: A flow's id is the seq of the event that opens it and this many bits for what it is.
-_KIND_BITS = 16
+KIND_BITS = 16
 
 
 class FlowKind:
@@ -51,7 +51,7 @@ _STEPS = MOST_STEPS * STEP
 
 def flow_ids(seq: npt.NDArray[np.generic], kind: int | I64) -> U64:
     """Ids of flows opened by events."""
-    return (seq.astype(np.int64) << _KIND_BITS | kind).astype(np.uint64)
+    return (seq.astype(np.int64) << KIND_BITS | kind).astype(np.uint64)
 
 
 def flows_of(rows: int, row: I64, ids: U64) -> Flows:
@@ -64,6 +64,8 @@ def flows_of(rows: int, row: I64, ids: U64) -> Flows:
 
 def listed(lists: pl.Series) -> Flows:
     """Flows from a column of lists of ids (null: none)."""
+    if not len(lists):
+        return Flows(np.zeros(1, np.int64), np.zeros(0, np.uint64))
     counts = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
     return Flows(np.concatenate([[0], np.cumsum(counts)]), lists.explode().drop_nulls().to_numpy())
 

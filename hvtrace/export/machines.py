@@ -111,13 +111,13 @@ class Machines:
         name a machine which cannot be.
         """
         parts = [
-            self._read(source, rows)
+            self._read(source, rows.lazy())
             for source in self._sources
             if (rows := new.get(source.tracepoint)) is not None and len(rows)
         ]
-        return self.joined(pl.concat(parts) if parts else pl.DataFrame(schema=self.schema))
+        return self._joined(parts)
 
-    def _read(self, source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+    def _read(self, source: Source, rows: pl.LazyFrame) -> pl.LazyFrame:
         index = source.index.cast(pl.Int64)
         rows = rows.filter(pl.col("vcpu").is_not_null() & index.is_between(0, (1 << self._bits) - 1))
         if source.unless is not None:
@@ -135,8 +135,12 @@ class Machines:
 
     def joined(self, events: pl.DataFrame) -> pl.DataFrame:
         """As `events`, of rows that are events already."""
-        old = self._past.with_columns(new=pl.lit(False))
-        return pl.concat([old, events.with_columns(new=pl.lit(True))]).sort("machine", "seq")
+        return self._joined([events.lazy()])
+
+    def _joined(self, parts: Sequence[pl.LazyFrame]) -> pl.DataFrame:
+        old = self._past.lazy().with_columns(new=pl.lit(False))
+        new = [part.with_columns(new=pl.lit(True)) for part in parts]
+        return pl.concat([old, *new]).sort("machine", "seq").collect()
 
     def remember(self, events: pl.DataFrame) -> None:
         """Keep what counts of these events later."""
@@ -146,13 +150,15 @@ class Machines:
 
 
 def after(column: str) -> pl.Expr:
-    """The column of the machine's next event; null where there is none."""
-    return pl.col(column).shift(-1).over("machine")
+    """The column of the machine's next event; null where there is none. Events are by machine and in order."""
+    same = pl.col("machine").shift(-1) == pl.col("machine")
+    return pl.when(same).then(pl.col(column).shift(-1))
 
 
 def before(column: str) -> pl.Expr:
-    """The column of the machine's event before; null where there is none."""
-    return pl.col(column).shift(1).over("machine")
+    """The column of the machine's event before; null where there is none. Events are by machine and in order."""
+    same = pl.col("machine").shift(1) == pl.col("machine")
+    return pl.when(same).then(pl.col(column).shift(1))
 
 
 def latest(column: pl.Expr) -> pl.Expr:
@@ -167,7 +173,7 @@ _NEVER = 1 << 61
 UNFINISHED = Shown("unfinished", "unfinished", Kind.BOOL)
 
 
-def until_end(rows: pl.DataFrame, window: Window, bits: int) -> pl.DataFrame:
+def until_end(rows: pl.LazyFrame, window: Window, bits: int) -> pl.DataFrame:
     """Let what has no next event in the last window last to the recording's end, where its VM is there until then.
 
     `rows` have `end_seq`, `end_ts` and `end_new`; adds `unfinished`.
@@ -180,7 +186,7 @@ def until_end(rows: pl.DataFrame, window: Window, bits: int) -> pl.DataFrame:
         end_seq=pl.when(is_open).then(_NEVER).otherwise(pl.col("end_seq")),
         end_new=is_open | pl.col("end_new"),
         unfinished=pl.when(is_open).then(True),
-    )
+    ).collect()
 
 
 def unbroken(rows: pl.DataFrame, losses: Losses, start: str = "ts", end: str = "end_ts") -> pl.DataFrame:

@@ -110,7 +110,7 @@ class _Writer:
         # In this order: a timer raises an interrupt by a delivery.
         if self._which.wants("timers", "synic", "interrupts"):
             events += [interrupts, synic, timers, SenderLayer(interrupts, by_vm)]
-        if self._which.wants("sched"):
+        if self._which.wants("sched") and any(map(self._store.has, SchedLayer.tables)):
             events.append(SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)))
         self._states = StateLayer(names, tracks)
         # Details first: a flow goes through an exit's detail where it has one.
@@ -130,7 +130,8 @@ class _Writer:
             self._tracks.vcpu(key)
         self._write_source()
         self._write_lost()
-        parts = windows(self._store, self._timeline.tables, self._which, self._window, self._timeline.by)
+        tables = {**self._counters.tables, **self._timeline.tables}
+        parts = windows(self._store, tables, self._which, self._window, self._timeline.by)
         for rows in ahead(parts):
             slices = self._timeline.add(rows, self._open_until() if rows.final else {})
             if not rows.before:

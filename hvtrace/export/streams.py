@@ -168,6 +168,8 @@ def windows(
     ends += [*range(span.start + size, span.stop, size), span.stop] if span.start < span.stop else []
     for end in ends:
         rows = {table: stream.before(end) for table, stream in streams.items()}
-        yield Rows(rows, end, before=end <= span.start, final=end == total)
+        # What the recording's end cuts off ends in the final one, also where nothing of the part wanted comes after.
+        final = end == total
+        yield Rows(rows, end, before=end <= span.start and not final, final=final)
     if span.stop < total:
         yield Rows(edge(first_after, span.stop), total, edge=True, final=True)

@@ -218,6 +218,8 @@ class Tracks:
 
     def many(self, kind: str, machines: I64, bits: int = 0) -> U64:
         """Return the uuid of each of `machines`: the vCPU's key and, in this many low bits, the index."""
+        if not len(machines):
+            return np.zeros(0, np.uint64)
         distinct, inverse = np.unique(machines, return_inverse=True)
         uuids = [
             self.vcpu(machine)

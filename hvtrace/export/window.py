@@ -162,7 +162,7 @@ class Arguments:
         self, shown: Sequence[Shown], rows: pl.DataFrame | None, present: Bool | None = None
     ) -> list[Argument]:
         """Arguments from a table's columns; absent where null, and where not `present`."""
-        if rows is None:
+        if rows is None or not len(rows):
             return []
         found = []
         for s in shown:
