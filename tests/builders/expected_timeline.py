@@ -13,8 +13,8 @@ __all__ = ["Expected", "compare", "expected"]
 
 CATEGORIES = ("stimer", "message", "synic", "interrupt", "sched")
 
-#: One slice: track, start, end, name. An instant's end is None.
-Piece = tuple[tuple[str, ...], int, int | None, str]
+#: One slice: track, start, end, name, and whether the recording's end cuts it off. An instant's end is None.
+Piece = tuple[tuple[str, ...], int, int | None, str, bool]
 
 STARTS = {
     "kvm_hv_stimer_start_one_shot": "armed (one-shot)",
@@ -30,6 +30,8 @@ SENT = ("kvm_hv_send_ipi", "kvm_hv_send_ipi_ex", "kvm_apic_ipi", "kvm_hypercall"
 FLUSHED = ("kvm_hv_flush_tlb", "kvm_hv_flush_tlb_ex")
 POINTS = ("kvm_entry", "kvm_exit", "kvm_userspace_exit")
 SCHED = ("sched_switch", "sched_wakeup")
+#: prev_state of a thread that is dead or a zombie.
+EXITED = (0x10, 0x20)
 
 TABLES = (*TIMER, DELIVERED, ACKNOWLEDGED, ACCEPTED, INJECTED, EOI, *SENT, *FLUSHED, *POINTS, *SCHED)
 
@@ -59,15 +61,23 @@ def compare(store: Store, timeline: Timeline) -> None:
     should = expected(store)
     drawn = [s for s in timeline.slices if s.category in CATEGORIES]
     instants = [s for s in timeline.instants if s.category in CATEGORIES]
-    pieces: list[Piece] = [(s.track, s.start, s.end, s.name) for s in drawn]
-    pieces += [(s.track, s.start, None, s.name) for s in instants]
+    pieces: list[Piece] = [
+        (s.track, s.start, s.end, s.name, s.arguments.get("unfinished", False)) for s in drawn
+    ]
+    pieces += [(s.track, s.start, None, s.name, "unfinished" in s.arguments) for s in instants]
     assert Counter(pieces) == Counter(should.pieces)
-    states = {(s.track, s.start) for s in timeline.slices if s.depth == 0 and len(s.track) == 2}
+    states = {(s.track, s.start) for s in timeline.slices if s.depth == 0 and of_states(s.track)}
     flows = {
-        flow: sorted(at for at in on if len(at[0]) > 2 or at in states) for flow, on in should.flows.items()
+        flow: sorted(at for at in on if not of_states(at[0]) or at in states)
+        for flow, on in should.flows.items()
     }
     found = {flow: sorted((s.track, s.start) for s in on) for flow, on in timeline.flows().items()}
     assert found == {flow: on for flow, on in flows.items() if on}
+
+
+def of_states(track: tuple[str, ...]) -> bool:
+    """Whether it is a vCPU's own track."""
+    return track[-1].startswith("vCPU ")
 
 
 def expected(store: Store) -> Expected:
@@ -84,7 +94,10 @@ class _Walk:
         self.found = Expected()
         self.lost = store.scan("lost").collect().to_dicts() if store.has("lost") else []
         self.names = {vm["vm"]: vm["name"] or f"VM {vm['vm']}" for vm in store.manifest.vms}
+        self.group = ("VMs",) if len(self.names) > 10 else ()
         self.vcpus = {(vm["vm"], v["vcpu"]) for vm in store.manifest.vms for v in vm["vcpus"]}
+        self.last_ns = store.manifest.time["last_ns"]
+        self.to_the_end = {vm["vm"] for vm in store.manifest.vms if vm["last_seq"] is None}
         self.threads: dict[int, list[tuple[int, int, tuple[int, int]]]] = defaultdict(list)
         for vm in store.manifest.vms:
             last = 1 << 62 if vm["last_seq"] is None else vm["last_seq"]
@@ -106,7 +119,7 @@ class _Walk:
         self.entering: list[tuple[Any, int, int]] = []
 
     def track(self, vcpu: tuple[int, int], *further: str) -> tuple[str, ...]:
-        return (self.names.get(vcpu[0], "VM not known"), f"vCPU {vcpu[1]}", *further)
+        return (*self.group, self.names.get(vcpu[0], "VM not known"), f"vCPU {vcpu[1]}", *further)
 
     def whole(self, start: int, end: int) -> bool:
         """Nothing was lost in between, and time runs forwards."""
@@ -116,10 +129,18 @@ class _Walk:
             for row in self.lost
         )
 
-    def draw(self, track: tuple[str, ...], start: int, end: int | None, name: str, flows: list[int]) -> None:
+    def draw(
+        self,
+        track: tuple[str, ...],
+        start: int,
+        end: int | None,
+        name: str,
+        flows: list[int],
+        unfinished: bool = False,
+    ) -> None:
         if end is not None and not self.whole(start, end):
             return
-        self.found.pieces.append((track, start, end, name))
+        self.found.pieces.append((track, start, end, name, unfinished))
         for flow in flows:
             self.found.flows[flow].append((track, start))
 
@@ -274,6 +295,7 @@ class _Walk:
             changes = [(row["pid"], "runnable")]
         else:
             went = "preempted" if row["prev_state"] in (0, 0x100) else "sleeping"
+            went = "exited" if row["prev_state"] in EXITED else went
             changes = [(row["prev_pid"], went), (row["next_pid"], "running")]
         for tid, name in changes:
             for first, last, vcpu in self.threads.get(tid, ()):
@@ -282,7 +304,7 @@ class _Walk:
                 was = self.states.get(vcpu)
                 if name == "runnable" and (was is None or was[0] != "sleeping"):
                     continue
-                if was is not None:
+                if was is not None and was[0] != "exited":
                     self.draw(self.track(vcpu, "Host thread"), was[1], row["ts_ns"], was[0], [])
                 self.states[vcpu] = name, row["ts_ns"], row
 
@@ -291,6 +313,15 @@ class _Walk:
             self.draw(last["track"], last["ts_ns"], None, last["name"], last["flows"])
         for vcpu, vector in list(self.vectors):
             self.close(vcpu, vector, None)
+        for (vcpu, _), timer in self.timers.items():
+            if vcpu[0] in self.to_the_end and "open" in timer:
+                where, start, name, flows = timer["open"]
+                for on in where:
+                    shown = "message pending" if "pending" in on[-1] else name
+                    self.draw(on, start, self.last_ns, shown, flows, unfinished=True)
+        for vcpu, (name, start, _) in self.states.items():
+            if vcpu[0] in self.to_the_end and name != "exited":
+                self.draw(self.track(vcpu, "Host thread"), start, self.last_ns, name, [], unfinished=True)
         for vcpu, number, place, flow in self.around:
             unit = self.units[vcpu][number]
             exits = [row for row in unit if row["what"] == "kvm_exit"]

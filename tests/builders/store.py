@@ -29,8 +29,14 @@ def tiny_store(
     unit: str = "ns",
     polling_cap: int | None = None,
     last_ns: int | None = None,
+    last_seq: int | None = None,
+    vms: int = 1,
 ) -> Store:
-    """Write a store of one VM (number 0) whose events are `rows`, in this order; null where a field is not given."""
+    """Write a store whose events are `rows`, all of VM 0, in this order; null where a field is not given.
+
+    `last_ns`: where the recording ends; None: with the last event. `last_seq`: the VM's last event, None: it is there
+    until the end. Of `vms` VMs those after the first have a vCPU and no events.
+    """
     listed = list(rows)
     manifest = Manifest(
         kernel="6.1.0-test",
@@ -46,9 +52,13 @@ def tiny_store(
                     {"vcpu": v, "tids": [100 + v]} for v in sorted({r[2] for r in listed if r[2] is not None})
                 ],
                 "first_seq": 0,
-                "last_seq": None,
+                "last_seq": last_seq,
                 "tgid": None,
-            }
+            },
+            *(
+                {"vm": vm, "name": None, "vcpus": [{"vcpu": 0, "tids": []}], "first_seq": 0, "last_seq": None}
+                for vm in range(1, vms)
+            ),
         ],
     )
     if polling_cap is not None:

@@ -14,12 +14,13 @@ import pytest
 from builders import drawing as d
 from builders.expected_timeline import CATEGORIES, compare
 from builders.store import Row, tiny_store
-from builders.timeline import Timeline, read_timeline
+from builders.timeline import Drawn, Timeline, read_timeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvtrace.export.machines import Machines, Source
 from hvtrace.export.perfetto import write_trace
+from hvtrace.export.streams import Which
 from hvtrace.store import Store
 
 IDLE, OTHER = ("swapper/0", 0), ("make", 5)
@@ -27,6 +28,8 @@ VCPU, TIMER, SINT = st.integers(0, 1), st.integers(0, 1), st.sampled_from([2, 3]
 VECTOR = st.sampled_from([0x30, 0x31, 0xED])
 THREAD = st.sampled_from([100, 101, 7])
 COUNT = st.sampled_from([0, 5, 10, 2**64 - 1])
+#: In which a thread leaves its CPU: it would have run on, sleeps, is dead, is a zombie.
+STATE = st.sampled_from([0, 0, 1, 1, 0x10, 0x20])
 
 
 def _event(tracepoint: str, **fields: Any) -> Callable[..., Row]:
@@ -52,12 +55,14 @@ EVENTS: list[st.SearchStrategy[Row]] = [
     st.builds(_event("kvm_apic_ipi", icr_low=0x30), VCPU),
     st.builds(_event("kvm_hv_flush_tlb", processor_mask=3, flags=0), VCPU),
     st.builds(d.switch, st.just(0), st.just(0), st.just(IDLE), st.just(("vcpu", 100)), st.just(0)),
-    st.builds(d.switch, st.just(0), st.just(0), st.just(("vcpu", 100)), st.just(OTHER), st.integers(0, 1)),
+    st.builds(d.switch, st.just(0), st.just(0), st.just(("vcpu", 100)), st.just(OTHER), STATE),
     st.builds(d.wake, st.just(0), st.just(100)),
 ]
 #: A sequence: steps in time and what happens then.
 SEQUENCE = st.lists(st.tuples(st.integers(1, 50), st.one_of(EVENTS)), min_size=1, max_size=60)
 LOSSES = st.lists(st.tuples(st.integers(900, 2_000), st.integers(1, 100)), max_size=2)
+#: How long the recording goes on after the last event; None: the VM ends before.
+REST = st.one_of(st.none(), st.integers(0, 200))
 
 
 def rows_of(sequence: list[tuple[int, Row]]) -> list[Row]:
@@ -69,21 +74,28 @@ def rows_of(sequence: list[tuple[int, Row]]) -> list[Row]:
     return rows
 
 
-def drawn(store: Store, window: int) -> Timeline:
+def stored(folder: Path, sequence: list[tuple[int, Row]], rest: int | None, **more: Any) -> Store:
+    rows = rows_of(sequence)
+    last_seq = len(rows) - 1 if rest is None else None
+    last_ns = rows[-1][0] + (200 if rest is None else rest)
+    return tiny_store(folder / "t.hvt", rows, last_ns=last_ns, last_seq=last_seq, **more)
+
+
+def drawn(store: Store, window: int, which: Which | None = None) -> Timeline:
     out = io.BytesIO()
-    write_trace(store, out, window=window)
+    write_trace(store, out, which, window=window)
     return read_timeline(out.getvalue())
 
 
 @settings(deadline=None, max_examples=80)
-@given(sequence=SEQUENCE, losses=LOSSES, window=st.integers(1, 40))
+@given(sequence=SEQUENCE, losses=LOSSES, rest=REST, window=st.integers(1, 40))
 def test_any_sequence_is_drawn_as_its_rules_say(
-    sequence: list[tuple[int, Row]], losses: list[tuple[int, int]], window: int
+    sequence: list[tuple[int, Row]], losses: list[tuple[int, int]], rest: int | None, window: int
 ) -> None:
     """As a walk over the rows finds; no slices that overlap; no flow of nothing; whatever the size of windows."""
     lost = [{"cpu": 9, "from_ns": start, "to_ns": start + length, "count": 1} for start, length in losses]
     with tempfile.TemporaryDirectory() as folder:
-        store = tiny_store(Path(folder) / "t.hvt", rows_of(sequence), lost=lost)
+        store = stored(Path(folder), sequence, rest, lost=lost)
         timeline = drawn(store, window)
         compare(store, timeline)
         whole = drawn(store, 1 << 20)
@@ -93,6 +105,29 @@ def test_any_sequence_is_drawn_as_its_rules_say(
     assert all(s.depth == 0 and s.end >= s.start for s in own)
     assert all(a.end <= b.start for a, b in pairwise(own) if a.track == b.track)
     assert all(timeline.flows().values())
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    sequence=SEQUENCE, rest=REST, window=st.integers(1, 40), span=st.tuples(*[st.integers(900, 2_200)] * 2)
+)
+def test_any_part_of_any_sequence_is_drawn_as_in_the_whole(
+    sequence: list[tuple[int, Row]], rest: int | None, window: int, span: tuple[int, int]
+) -> None:
+    """Each slice that touches the span, with its true end, "unfinished" only where no event ends it at all."""
+    first, last = sorted(span)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hvtrace.export.streams.LOOKED_BACK", 3)
+        store = stored(Path(folder), sequence, rest)
+        whole = drawn(store, window)
+        part = drawn(store, window, Which(first_ns=first, last_ns=last))
+    for ours, all_of_them in ((part.slices, whole.slices), (part.instants, whole.instants)):
+        touching = [s for s in all_of_them if s.end >= first and s.start <= last]
+        assert sorted(map(part_of, ours)) == sorted(map(part_of, touching))
+
+
+def part_of(s: Drawn) -> tuple[Any, ...]:
+    return s.track, s.short, s.arguments.get("unfinished", False), s.arguments.get("ended_by", "")
 
 
 def shown(s: Any) -> tuple[Any, ...]:

@@ -26,14 +26,14 @@ LETTERS = {"kvm_entry": "E", "kvm_exit": "X", "kvm_userspace_exit": "U"}
 WHOLE = {"EX": "guest", "XE": "exit", "XU": "exit", "UE": "userspace", "UU": "userspace"}
 
 
-def expected_states(store: Store) -> dict[tuple[str, str], dict[str, list[tuple[int, int]]]]:
+def expected_states(store: Store) -> dict[tuple[str, ...], dict[str, list[tuple[int, int]]]]:
     """States of each vCPU by category, found event by event; "gap" where one cannot know."""
     tables = [
         store.scan(t).select("seq", "ts_ns", "cpu", "vm", "vcpu", letter=pl.lit(letter))
         for t, letter in LETTERS.items()
     ]
     lost = store.manifest.lost
-    found: dict[tuple[str, str], dict[str, list[tuple[int, int]]]] = {}
+    found: dict[tuple[str, ...], dict[str, list[tuple[int, int]]]] = {}
     for (vm, vcpu), rows in pl.concat(tables).collect().sort("seq").group_by("vm", "vcpu"):
         states: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for (_, start, c0, _, _, a), (_, end, c1, _, _, b) in pairwise(rows.sort("seq").iter_rows()):
@@ -42,7 +42,8 @@ def expected_states(store: Store) -> dict[tuple[str, str], dict[str, list[tuple[
             )
             kind = "gap" if hit or end < start else WHOLE.get(a + b, "gap")
             states[kind].append((start, end))
-        found[f"VM {vm}", f"vCPU {vcpu}"] = states
+        group = ["VMs"] if len(store.manifest.vms) > 10 else []
+        found[*group, f"VM {vm}", f"vCPU {vcpu}"] = states
     return found
 
 
