@@ -37,12 +37,14 @@ def test_a_thread_runs_is_preempted_and_runs_again(tmp_path: Path) -> None:
         (2_000, 3_000, 0, "preempted"),
         (3_000, 4_000, 0, "running"),
         (4_000, 5_000, 0, "preempted"),
+        (5_000, 5_000, 0, "running"),
     ]
     assert [s.arguments for s in timeline.slices if s.track == THREAD] == [
         {"host_cpu": 3},
         {"preempted_by": "make (5)", "prev_state": 0},
         {"host_cpu": 1},
         {"preempted_by": "swapper/3 (0)", "prev_state": 0x100},
+        {"host_cpu": 1, "unfinished": True},
     ]
 
 
@@ -64,6 +66,7 @@ def test_a_thread_sleeps_and_is_woken(tmp_path: Path) -> None:
         (2_000, 3_000, 0, "sleeping"),
         (3_000, 4_000, 0, "runnable"),
         (4_000, 5_000, 0, "running"),
+        (5_000, 5_000, 0, "preempted"),
     ]
     sleeping, runnable = (s.arguments for s in timeline.slices[1:3])
     assert sleeping == {"prev_state": SLEEPS}
@@ -82,8 +85,16 @@ def test_one_vcpu_may_preempt_another(tmp_path: Path) -> None:
         d.switch(4_000, 3, MINE, IDLE, SLEEPS),
     ]
     timeline = d.draw(tmp_path, rows)
-    assert [s[3] for s in timeline.on(*THREAD)] == ["running", "preempted", "running"]
-    assert timeline.on("VM 0", "vCPU 1", "Host thread") == [(2_000, 3_000, 0, "running")]
+    assert timeline.on(*THREAD) == [
+        (1_000, 2_000, 0, "running"),
+        (2_000, 3_000, 0, "preempted"),
+        (3_000, 4_000, 0, "running"),
+        (4_000, 4_000, 0, "sleeping"),
+    ]
+    assert timeline.on("VM 0", "vCPU 1", "Host thread") == [
+        (2_000, 3_000, 0, "running"),
+        (3_000, 4_000, 0, "preempted"),
+    ]
     assert timeline.slices[1].arguments["preempted_by"] == "CPU 1/KVM (101)"
 
 
@@ -102,10 +113,12 @@ def test_windows_do_not_matter(tmp_path: Path, window: int) -> None:
         vcpu(),
         *(d.switch(1_000 * i, 3, *((IDLE, MINE) if i % 2 else (MINE, IDLE))) for i in range(1, 7)),
     ]
-    timeline = d.draw(tmp_path, rows, window=window)
-    assert [(s[0], s[3]) for s in timeline.on(*THREAD)] == [
-        (1_000 * i, "running" if i % 2 else "preempted") for i in range(1, 6)
+    timeline = d.draw(tmp_path, rows, window=window, last_ns=7_000)
+    assert timeline.on(*THREAD) == [
+        (1_000 * i, 1_000 * i + 1_000, 0, "running" if i % 2 else "preempted") for i in range(1, 7)
     ]
+    own = [s for s in timeline.slices if s.track == THREAD]
+    assert [s.start for s in own if "unfinished" in s.arguments] == [6_000]
 
 
 def test_a_loss_cuts(tmp_path: Path) -> None:
@@ -115,7 +128,7 @@ def test_a_loss_cuts(tmp_path: Path) -> None:
         *(d.switch(1_000 * i, 3, *((IDLE, MINE) if i % 2 else (MINE, IDLE))) for i in range(1, 5)),
     ]
     lost = [{"cpu": 5, "from_ns": 2_500, "to_ns": 2_501, "count": None}]
-    assert [s[0] for s in d.draw(tmp_path, rows, lost=lost).on(*THREAD)] == [1_000, 3_000]
+    assert [s[0] for s in d.draw(tmp_path, rows, lost=lost).on(*THREAD)] == [1_000, 3_000, 4_000]
 
 
 def test_fields_that_a_recording_lacks(tmp_path: Path) -> None:
@@ -132,5 +145,67 @@ def test_fields_that_a_recording_lacks(tmp_path: Path) -> None:
         (8_000, "sched_switch", None, 0, {"prev_pid": 0, "next_pid": 100}),
     ]
     timeline = d.draw(tmp_path, rows)
-    assert [s[3] for s in timeline.on(*THREAD)] == ["running", "preempted", "running", "sleeping", "runnable"]
+    assert [(s[0], s[3]) for s in timeline.on(*THREAD)] == [
+        (1_000, "running"),
+        (2_000, "preempted"),
+        (3_000, "running"),
+        (6_000, "sleeping"),
+        (7_000, "runnable"),
+        (8_000, "running"),
+    ]
     assert timeline.slices[1].arguments["preempted_by"] == "? (5)"
+
+
+#: The last event of the thread, and what it does from then on.
+LAST = [
+    ([d.switch(1_000, 3, IDLE, MINE)], (1_000, "running")),
+    ([d.switch(1_000, 3, MINE, MAKE)], (1_000, "preempted")),
+    ([d.switch(1_000, 3, MINE, IDLE, SLEEPS)], (1_000, "sleeping")),
+    ([d.switch(1_000, 3, MINE, IDLE, SLEEPS), d.wake(1_500, 100)], (1_500, "runnable")),
+]
+
+
+@pytest.mark.parametrize(("events", "last"), LAST, ids=[last[1] for _, last in LAST])
+@pytest.mark.parametrize("window", [1, 100])
+def test_what_a_thread_does_last_is_drawn_to_the_end(
+    tmp_path: Path, events: list[Row], last: tuple[int, str], window: int
+) -> None:
+    """To the recording's end, and marked; of a VM that ended before, and across a loss, it is not drawn."""
+    rows = [vcpu(), *events, d.switch(2_000, 1, MAKE, IDLE), d.switch(2_500, 1, IDLE, MAKE)]
+    timeline = d.draw(tmp_path, rows, window=window, last_ns=5_000)
+    drawn = [s for s in timeline.slices if s.track == THREAD][-1]
+    assert drawn.short == (last[0], 5_000, 0, last[1])
+    assert drawn.arguments["unfinished"] is True
+    lost = [{"cpu": 9, "from_ns": 3_000, "to_ns": 3_001, "count": None}]
+    for store in ({"last_seq": len(rows) - 1}, {"lost": lost}):
+        timeline = d.draw(tmp_path, rows, window=window, last_ns=5_000, **store)
+        assert last not in [(s.start, s.name) for s in timeline.slices]
+
+
+@pytest.mark.parametrize("state", [0x10, 0x20], ids=["dead", "zombie"])
+@pytest.mark.parametrize("window", [1, 100])
+def test_a_dead_thread_does_not_sleep(tmp_path: Path, state: int, window: int) -> None:
+    """Nothing is drawn after its last event, not up to that of another thread of the vCPU either."""
+    rows = [
+        vcpu(),
+        d.switch(1_000, 3, IDLE, MINE),
+        d.switch(2_000, 3, MINE, IDLE, state),
+        d.wake(2_500, 100),
+    ]
+    timeline = d.draw(tmp_path, rows, window=window, last_ns=5_000)
+    assert timeline.on(*THREAD) == [(1_000, 2_000, 0, "running")]
+    again = d.draw(tmp_path, [*rows, d.switch(3_000, 3, IDLE, MINE)], window=window, last_ns=5_000)
+    assert again.on(*THREAD) == [(1_000, 2_000, 0, "running"), (3_000, 5_000, 0, "running")]
+
+
+def test_a_part_is_unfinished_only_where_the_recording_is(tmp_path: Path) -> None:
+    """What a thread does at the part's end lasts until it does something else."""
+    rows = [vcpu(), d.switch(1_000, 3, IDLE, MINE), d.switch(2_000, 3, MINE, IDLE, SLEEPS)]
+    for which, ends in (
+        (Which(last_ns=1_500), [(2_000, False)]),
+        (Which(last_ns=2_000), [(2_000, False), (5_000, True)]),
+        (Which(first_ns=2_100), [(5_000, True)]),
+    ):
+        timeline = d.draw(tmp_path, rows, which, last_ns=5_000)
+        own = [s for s in timeline.slices if s.track == THREAD]
+        assert [(s.end, "unfinished" in s.arguments) for s in own] == ends

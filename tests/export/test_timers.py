@@ -9,6 +9,8 @@ from builders import drawing as d
 from builders.store import Row
 from builders.timeline import Drawn, Timeline
 
+from hvtrace.export.streams import Which
+
 TIMER = ("VM 0", "vCPU 0", "Synthetic timers", "STIMER0")
 WAITING = ("VM 0", "vCPU 0", "SynIC", "SINT2 pending (STIMER0)")
 
@@ -68,6 +70,7 @@ def test_a_periodic_timer(tmp_path: Path) -> None:
         (12_001, 12_500, "callback"),
         (12_600, 22_102, "armed (periodic)"),
         (22_102, 22_600, "callback"),
+        (22_700, 22_700, "armed (periodic)"),
     ]
     assert [s.arguments["lateness_ns"] for s in named(timeline, "callback")] == [1, 2]
     assert timeline.instants_on(*TIMER) == [(12_500, "expired"), (22_600, "expired")]
@@ -220,7 +223,8 @@ def test_timers_and_vcpus_are_apart(tmp_path: Path) -> None:
         d.callback(2_200),
     ]
     timeline = d.draw(tmp_path, rows)
-    drawn = {(s.track[1], s.track[3]): (s.start, s.end) for s in timeline.slices}
+    armed = [s for s in timeline.slices if s.name == "armed (one-shot)"]
+    drawn = {(s.track[1], s.track[3]): (s.start, s.end) for s in armed}
     assert drawn == {
         ("vCPU 0", "STIMER0"): (1_000, 2_200),
         ("vCPU 0", "STIMER1"): (1_100, 2_000),
@@ -256,8 +260,8 @@ DAMAGED: list[Row] = [
 @pytest.mark.parametrize("row", DAMAGED, ids=["4", "-1", "null", "no vCPU", "a config of no timer"])
 def test_a_timer_that_cannot_be_is_left_out(tmp_path: Path, row: Row) -> None:
     """It is no other timer's event."""
-    timeline = d.draw(tmp_path, [d.one_shot(1_000, 0, 1), row, d.callback(2_000)])
-    assert slices(timeline) == [(1_000, 2_000, "armed (one-shot)")]
+    timeline = d.draw(tmp_path, [d.one_shot(1_000, 0, 1), row, d.callback(2_000), d.expired(2_100)])
+    assert slices(timeline) == [(1_000, 2_000, "armed (one-shot)"), (2_000, 2_100, "callback")]
     assert {track[3] for track in timeline.tracks if len(track) == 4} == {"STIMER0"}
 
 
@@ -274,3 +278,129 @@ def test_fields_that_a_recording_lacks(tmp_path: Path) -> None:
     timeline = d.draw(tmp_path, rows)
     assert slices(timeline) == [(1_000, 2_000, "armed (one-shot)"), (2_000, 2_500, "callback")]
     assert [s.arguments for s in timeline.slices] == [{"ended_by": "callback"}, {"ended_by": "expiration"}]
+
+
+#: A timer that is still armed, one whose callback has come, one whose message waits, when the recording ends.
+LEFT_OPEN = [
+    *(d.config(100 + t, timer=t) for t in (0, 1, 2)),
+    d.one_shot(1_000, now=0, expires=90),
+    d.one_shot(1_100, now=0, expires=10, timer=1),
+    d.expired(1_900, result=-11, timer=2),
+    d.callback(2_000, timer=1),
+]
+#: These, as track, start, end and name.
+CUT_OFF = [
+    ("STIMER0", 1_000, 5_000, "armed (one-shot)"),
+    ("STIMER2", 1_900, 5_000, "expired: message slot busy"),
+    ("SINT2 pending (STIMER2)", 1_900, 5_000, "message pending"),
+    ("STIMER1", 2_000, 5_000, "callback"),
+]
+
+
+def unfinished(timeline: Timeline) -> list[tuple[str, int, int, str]]:
+    own = [s for s in (*timeline.slices, *timeline.instants) if "unfinished" in s.arguments]
+    assert all(s.arguments["unfinished"] is True for s in own)
+    return sorted(((s.track[-1], s.start, s.end, s.name) for s in own), key=lambda s: s[1:])
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 6, 100])
+def test_what_the_recordings_end_cuts_off_is_drawn_to_it(tmp_path: Path, window: int) -> None:
+    """As long as the recording, marked, and ended by nothing; whatever the size of windows, also of old ones."""
+    rows = [*LEFT_OPEN, *(d.cleanup(3_000 + n, timer=3) for n in range(4))]
+    timeline = d.draw(tmp_path, rows, window=window, last_ns=5_000)
+    assert unfinished(timeline) == CUT_OFF
+    assert [s.short[:2] for s in timeline.slices if "ended_by" in s.arguments] == [(1_100, 2_000)]
+    armed, pending = (next(s for s in timeline.slices if s.name == CUT_OFF[n][3]) for n in (0, 2))
+    assert armed.arguments == {
+        "time_now": 0,
+        "exp_time": 90,
+        "due_in_ns": 9_000,
+        "sint": 2,
+        "config": d.MESSAGE,
+        "unfinished": True,
+    }
+    assert pending.arguments == {"unfinished": True}
+
+
+def test_what_the_last_event_begins_has_no_length(tmp_path: Path) -> None:
+    """It is there, with all that is known of it."""
+    timeline = d.draw(tmp_path, [d.config(100), d.one_shot(1_000, now=0, expires=90)])
+    assert unfinished(timeline) == [("STIMER0", 1_000, 1_000, "armed (one-shot)")]
+
+
+@pytest.mark.parametrize("last", [d.config(3_000, 0), d.count(3_000, 9), d.cleanup(3_000), d.expired(3_000)])
+def test_a_timer_at_rest_is_not_unfinished(tmp_path: Path, last: Row) -> None:
+    """Set, stopped or expired: there is nothing that the recording's end could cut off."""
+    rows = [d.config(100), d.one_shot(1_000, 0, 9), d.callback(2_000), d.expired(2_100), last]
+    assert not unfinished(d.draw(tmp_path, rows, last_ns=5_000))
+
+
+def test_nor_is_a_callback_after_a_stop(tmp_path: Path) -> None:
+    """It is an instant in the last window, too, and only once."""
+    rows = [d.one_shot(1_000, 0, 9), d.cleanup(2_000), d.callback(2_010), d.entry(3_000), d.entry(3_100)]
+    for window in (1, 100):
+        timeline = d.draw(tmp_path, rows, window=window, last_ns=5_000)
+        assert not unfinished(timeline)
+        assert timeline.instants_on(*TIMER) == [(2_010, "callback after a stop")]
+
+
+def test_of_a_vm_that_ended_nothing_is_unfinished(tmp_path: Path) -> None:
+    """When it ended nobody knows: nothing is drawn beyond its last event, nor up to it."""
+    timeline = d.draw(tmp_path, LEFT_OPEN, last_ns=5_000, last_seq=len(LEFT_OPEN) - 1)
+    assert not unfinished(timeline)
+    assert [s.short for s in timeline.slices] == [(1_100, 2_000, 0, "armed (one-shot)")]
+
+
+@pytest.mark.parametrize("cpu", [0, 7, None])
+@pytest.mark.parametrize(
+    ("start", "end", "left"),
+    [
+        (3_000, 3_001, []),
+        (4_900, None, []),
+        (1_950, 1_960, CUT_OFF[-1:]),
+        (500, 600, CUT_OFF),
+        (5_000, 5_000, CUT_OFF),
+    ],
+    ids=["after all", "until the end", "before the callback", "before all", "at the end"],
+)
+def test_what_lies_across_a_loss_is_not_drawn_to_the_end(
+    tmp_path: Path, cpu: int | None, start: int, end: int | None, left: list[tuple[str, int, int, str]]
+) -> None:
+    """The event that ends it may have been lost, on any CPU."""
+    lost = [{"cpu": cpu, "from_ns": start, "to_ns": end, "count": 1}]
+    assert unfinished(d.draw(tmp_path, LEFT_OPEN, last_ns=5_000, lost=lost)) == left
+
+
+def test_nothing_lasts_to_an_end_before_it(tmp_path: Path) -> None:
+    """Stamps of a damaged recording may lie behind its end: no slice runs backwards."""
+    timeline = d.draw(tmp_path, LEFT_OPEN, last_ns=1_500)
+    assert unfinished(timeline) == [("STIMER0", 1_000, 1_500, "armed (one-shot)")]
+
+
+SPANS = [
+    # 1_950: STIMER1's callback comes later and ends what is armed; the message is cleared at 4_000.
+    (None, 1_950, ["STIMER0"]),
+    (None, 2_500, ["STIMER0", "STIMER1"]),
+    (None, 4_500, ["STIMER0", "STIMER1"]),
+    (3_000, 3_100, ["STIMER0", "STIMER1"]),
+    (4_500, None, ["STIMER0", "STIMER1"]),
+    (None, 1_050, ["STIMER0"]),
+    (None, 900, []),
+    (5_001, None, []),
+]
+
+
+@pytest.mark.parametrize(("first", "last", "timers"), SPANS)
+def test_a_part_is_unfinished_only_where_the_recording_is(
+    tmp_path: Path, first: int | None, last: int | None, timers: list[str]
+) -> None:
+    """What an event after the part ends, ends there; what none ends is drawn to the recording's end, as in the whole.
+
+    That is so also where the part begins after the last event.
+    """
+    rows = [*LEFT_OPEN, d.expired(4_000, timer=2)]
+    timeline = d.draw(tmp_path, rows, Which(first_ns=first, last_ns=last), last_ns=5_000)
+    found = unfinished(timeline)
+    assert [track for track, *_ in found] == timers
+    assert all(end == 5_000 for _, _, end, _ in found)
+    assert all((s.end, s.name) != (5_000, "message pending") for s in timeline.slices)
