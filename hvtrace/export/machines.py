@@ -181,6 +181,9 @@ def until_end(rows: pl.LazyFrame, window: Window, bits: int) -> pl.DataFrame:
     ends = dict(window.open_until) if window.final else {}
     last = (pl.col("machine") // (1 << bits)).replace_strict(ends, default=None, return_dtype=pl.Int64)
     is_open = pl.col("end_ts").is_null() & last.is_not_null()
+    if window.edge:
+        # Of what comes after the part wanted, not all events are there that end it.
+        is_open &= ~pl.col("new")
     return rows.with_columns(
         end_ts=pl.when(is_open).then(last).otherwise(pl.col("end_ts")),
         end_seq=pl.when(is_open).then(_NEVER).otherwise(pl.col("end_seq")),

@@ -86,7 +86,9 @@ class Timeline:
             for table, own in frames.items()
             if table not in POINTS
         }
-        return Window(frames, rows.tables, points, whole, end, cut, places, self._links, final, open_until)
+        return Window(
+            frames, rows.tables, points, whole, end, cut, places, self._links, rows.edge, final, open_until
+        )
 
     def _leave_open(
         self,

@@ -90,8 +90,9 @@ class Window:
 
     `new` are the rows of this window alone. `whole` is true for points whose state is to be drawn now, `end` is where
     it ends (meaningful where whole). `places` gives for each row of the other tables the point before it (−1: none);
-    rows at or after their vCPU's `cut` come again with the next window. `links` are the flows of states; `final` is
-    true for the last window; `open_until` then gives the recording's end for vCPUs that are there until then.
+    rows at or after their vCPU's `cut` come again with the next window. `links` are the flows of states; `edge`
+    is true where of each machine only the event next to the part wanted is there, `final` for the last window;
+    `open_until` then gives the recording's end for vCPUs that are there until then.
     """
 
     frames: Mapping[str, pl.DataFrame]
@@ -102,6 +103,7 @@ class Window:
     cut: I64
     places: Mapping[str, I64]
     links: Links
+    edge: bool
     final: bool
     open_until: Mapping[int, int]
 

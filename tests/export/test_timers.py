@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 from builders import drawing as d
-from builders.store import Row
-from builders.timeline import Drawn, Timeline
+from builders.store import Row, tiny_store
+from builders.timeline import Drawn, Timeline, read_timeline
 
+from hvtrace.export.perfetto import write_trace
 from hvtrace.export.streams import Which
 
 TIMER = ("VM 0", "vCPU 0", "Synthetic timers", "STIMER0")
@@ -375,6 +377,17 @@ def test_nothing_lasts_to_an_end_before_it(tmp_path: Path) -> None:
     """Stamps of a damaged recording may lie behind its end: no slice runs backwards."""
     timeline = d.draw(tmp_path, LEFT_OPEN, last_ns=1_500)
     assert unfinished(timeline) == [("STIMER0", 1_000, 1_500, "armed (one-shot)")]
+
+
+def test_what_begins_behind_a_part_is_not_unfinished(tmp_path: Path) -> None:
+    """Stamps may run backwards. Of what comes after the part only the first events are read, not those that end it."""
+    later = [d.cleanup(1_500), d.one_shot(1_600, 0, 9), d.cleanup(1_700)]
+    rows = [d.entry(1_000), d.leave(3_000), *later]
+    store = tiny_store(tmp_path / "t.hvt", rows, last_ns=5_000)
+    out = io.BytesIO()
+    write_trace(store, out, Which(last_ns=2_000))
+    timeline = read_timeline(out.getvalue())
+    assert not unfinished(timeline)
 
 
 SPANS = [
