@@ -66,6 +66,17 @@ def test_what_is_open_at_both_ends_is_found(tmp_path: Path) -> None:
     assert [s.short for s in drawn(store, Which(first_ns=2_050, last_ns=2_060))] == [(1_005, 9_000, 0, "hlt")]
 
 
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_a_part_after_the_last_event_has_what_is_unfinished(tmp_path: Path, window: int) -> None:
+    """The state in which the recording ends lasts through the part, which has no event of its own."""
+    store = tiny_store(tmp_path / "t.hvt", [*entry_and_exit(1_000), *entry_and_exit(2_000)], last_ns=9_000)
+    out = io.BytesIO()
+    write_trace(store, out, Which(first_ns=3_000), window=window)
+    timeline = read_timeline(out.getvalue())
+    assert [s.short for s in timeline.slices] == [(2_005, 9_000, 0, "hlt")]
+    assert timeline.slices[0].arguments["unfinished"] is True
+
+
 def test_only_the_part_is_read(recorded: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what lies far before and after the part, a row for each machine is looked up, and no more."""
     monkeypatch.setattr("hvtrace.export.streams.LOOKED_BACK", 100)
