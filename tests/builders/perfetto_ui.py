@@ -60,6 +60,8 @@ class PerfettoUi:
         self.page.goto("about:blank")
         self.page.goto(f"{self._address}/#!/viewer?url={self._address}{name}&hideSidebar=true")
         self.page.wait_for_function("() => globalThis.app?.trace?.engine", timeout=120_000)
+        # The engine answers before the tracks are there, and the commands that act on them.
+        self.page.wait_for_selector(".pf-track__title", timeout=120_000)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of a query."""
