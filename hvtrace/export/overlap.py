@@ -1,30 +1,19 @@
-"""Two things at once: the next item is made, and the last bytes are written, in threads meanwhile."""
+"""Bytes are made and written in a thread meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-__all__ = ["Behind", "ahead"]
+__all__ = ["Behind"]
 
-Item = TypeVar("Item")
 #: What has bytes: bytes, or a pyarrow buffer.
 Buffer = Any
 
 #: Bytes gathered before they are written.
 _ENOUGH = 1 << 22
-
-
-def ahead(items: Iterator[Item]) -> Generator[Item]:
-    """Yield the items; the one after is made meanwhile. What making an item raises is raised in its turn."""
-    end = object()
-    with ThreadPoolExecutor(1, "ahead") as pool:
-        following: Future[Any] = pool.submit(next, items, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, items, end)
-            yield item
 
 
 class Behind:

@@ -22,7 +22,7 @@ from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
 from hvtrace.export.metadata import metadata_packets, source_slices
-from hvtrace.export.overlap import Behind, ahead
+from hvtrace.export.overlap import Behind
 from hvtrace.export.packets import begins, ends, instants
 from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
@@ -30,6 +30,7 @@ from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks
 from hvtrace.export.window import EventLayer, Slices, UnitLayer
 from hvtrace.export.wire import in_order
+from hvtrace.parsers.ahead import ahead
 from hvtrace.store import Store
 
 __all__ = ["CATEGORIES", "write_trace"]
@@ -124,15 +125,16 @@ class _Writer:
         """Write everything."""
         total = self._store.manifest.total
         size = sum(self._store.file(table).stat().st_size for table in self._store.tracepoints)
+        tables = {**self._counters.tables, **self._timeline.tables}
+        # Begins to read.
+        windows_ahead = ahead(windows(self._store, tables, self._which, self._window, self._timeline.by))
         self._write_facts()
         self._tracks.describe_processes()
         for key in self._vcpus:
             self._tracks.vcpu(key)
         self._write_source()
         self._write_lost()
-        tables = {**self._counters.tables, **self._timeline.tables}
-        parts = windows(self._store, tables, self._which, self._window, self._timeline.by)
-        for rows in ahead(parts):
+        for rows in windows_ahead:
             slices = self._timeline.add(rows, self._open_until() if rows.final else {})
             if not rows.before:
                 self._write_slices(slices)
