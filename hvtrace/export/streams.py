@@ -17,7 +17,7 @@ from hvtrace.store import Store
 __all__ = ["Rows", "Which", "windows"]
 
 #: Events (of all tracepoints) in one window.
-WINDOW = 1 << 19
+WINDOW = 1 << 20
 #: Events read before a span of time that is wanted.
 LOOKED_BACK = 1 << 16
 #: Rows decoded at a time from one table: about as many as it has in a window, between these bounds.

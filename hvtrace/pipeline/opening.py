@@ -7,9 +7,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hvtrace.pipeline.ingest import Progress, ingest
 from hvtrace.store import is_store
+
+if TYPE_CHECKING:
+    from hvtrace.pipeline.ingest import Progress
 
 __all__ = ["store_for"]
 
@@ -18,6 +21,8 @@ def store_for(path: str | os.PathLike[str], progress: Progress | None = None) ->
     """Return the store at `path`; where `path` is a recording, a temporary store of it, removed at exit."""
     if is_store(path):
         return Path(path)
+    from hvtrace.pipeline.ingest import ingest
+
     folder = tempfile.mkdtemp(prefix="hvtrace-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = Path(folder) / f"{Path(path).name}.hvt"
