@@ -50,13 +50,15 @@ def put_together(timeline: Timeline) -> dict[Exit, tuple[str, int]]:
     last: Exit | None = None
     end = 0
     for s in timeline.slices:
-        if len(s.track) != 2 or s.depth or "unfinished" in s.arguments:
+        # Many VMs are in one group.
+        track = s.track[1:] if s.track[0] == "VMs" else s.track
+        if len(track) != 2 or s.depth or "unfinished" in s.arguments:
             continue
         if s.category == "exit":
-            last = (s.track[0], s.track[1], s.start)
+            last = (track[0], track[1], s.start)
             assert last not in found
             found[last] = (s.name, s.end - s.start)
-        elif s.category == "userspace" and last is not None and (*last[:2], s.start) == (*s.track, end):
+        elif s.category == "userspace" and last is not None and (*last[:2], s.start) == (*track, end):
             name, length = found[last]
             found[last] = (name, length + s.end - s.start)
         else:

@@ -104,6 +104,7 @@ def test_the_link_is_printed_and_the_command_ends_when_the_page_has_the_trace(tm
         out, err = command.communicate()
     assert (command.returncode, out) == (0, "")
     assert err == (
+        "no divergences are drawn: `hvtrace replay night.hvt --check` adds them to the store\n"
         f"night.pftrace, {len(trace):,} bytes, is served at http://127.0.0.1:9001\n"
         "until the page has fetched it; where the browser asks, allow it. Ctrl-C gives up\n"
     )
@@ -135,6 +136,7 @@ def test_who_gives_up_leaves_nothing_behind(tmp_path: Path, number: signal.Signa
     tiny_store(tmp_path / "t.hvt", EVENTS)
     with start(tmp_path, "t.hvt", "--no-browser") as command:
         assert command.stderr is not None
+        assert command.stderr.readline().startswith("no divergences are drawn")
         assert command.stderr.readline().startswith("t.pftrace, ")
         assert command.stderr.readline().endswith("Ctrl-C gives up\n")
         command.send_signal(number)
