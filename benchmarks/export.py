@@ -89,7 +89,9 @@ def main() -> None:
             measure_export(bench, source, times, size, arguments.rounds if size == sizes[-1] else 1)
         writings = compare(bench)
     figures = summary(bench.rows, writings)
-    print("\n" + "\n".join(verdict(*target, figures[target[0]]) for target in TARGETS if target[0] in figures))
+    print(
+        "\n" + "\n".join(verdict(*target, figures[target[0]]) for target in TARGETS if target[0] in figures)
+    )
     answer = {
         "machine": machine(),
         "recording": source.parent.name,
