@@ -24,7 +24,7 @@ from hvtrace.export.tracks import Tracks
 from hvtrace.replay.tape import FIELDS, TAPE, text_of
 from hvtrace.store import Store, is_store
 
-__all__ = ["divergence_packets", "link_histories", "without_verdicts"]
+__all__ = ["divergence_packets", "in_part", "link_histories", "without_verdicts"]
 
 _NEEDED = 2
 
@@ -89,10 +89,8 @@ def divergence_packets(store: Store, which: Which, tracks: Tracks, names: Intern
         yield b"".join(packet for row in listed for packet in _instants(row, texts, tracks, names))
 
 
-def _batches(store: Store, which: Which) -> Iterator[pl.DataFrame]:
-    """The divergences wanted; `row` numbers those of the table."""
-    if not store.has("divergences"):
-        return
+def in_part(which: Which) -> pl.Expr:
+    """Rows of the table of divergences that are in the part wanted."""
     wanted = pl.col("ts_ns").is_not_null()
     for column, number in (("vm", which.vm), ("vcpu", which.vcpu)):
         if number is not None:
@@ -101,7 +99,16 @@ def _batches(store: Store, which: Which) -> Iterator[pl.DataFrame]:
         wanted &= pl.col("ts_ns") >= which.first_ns
     if which.last_ns is not None:
         wanted &= pl.col("ts_ns") <= which.last_ns
-    yield from store.scan("divergences").with_row_index("row").filter(wanted).collect().iter_slices(_BATCH)
+    return wanted
+
+
+def _batches(store: Store, which: Which) -> Iterator[pl.DataFrame]:
+    """The divergences wanted; `row` numbers those of the table."""
+    if not store.has("divergences"):
+        return
+    yield from (
+        store.scan("divergences").with_row_index("row").filter(in_part(which)).collect().iter_slices(_BATCH)
+    )
 
 
 def _texts(store: Store, seqs: set[int]) -> dict[int, str]:

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import polars as pl
 
+from hvtrace.export.divergences import in_part
 from hvtrace.export.streams import Which
 from hvtrace.export.tracks import vm_name
 from hvtrace.store import Store
@@ -47,16 +48,8 @@ def first_divergence(store: Store, which: Which) -> Spot | None:
     """
     if not store.has("divergences") or not which.wants("divergences"):
         return None
-    wanted = pl.col("ts_ns").is_not_null()
-    for column, number in (("vm", which.vm), ("vcpu", which.vcpu)):
-        if number is not None:
-            wanted &= pl.col(column) == number
-    if which.first_ns is not None:
-        wanted &= pl.col("ts_ns") >= which.first_ns
-    if which.last_ns is not None:
-        wanted &= pl.col("ts_ns") <= which.last_ns
     urgency = (pl.col("severity") != "error", pl.col("known").fill_null(False), pl.col("ts_ns"))
-    found = store.scan("divergences").filter(wanted).sort(*urgency).select("ts_ns").head(1).collect()
+    found = store.scan("divergences").filter(in_part(which)).sort(*urgency).select("ts_ns").head(1).collect()
     if found.is_empty():
         return None
     ts = int(found.item())

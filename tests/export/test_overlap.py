@@ -43,9 +43,9 @@ class Full(io.RawIOBase):
 
 def test_what_writing_raises_is_raised() -> None:
     """By the next piece, or at the end."""
-    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]  # all it needs is write
         behind.make(lambda: b"a")
-    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]  # all it needs is write
         behind.make(lambda: b"a")
         behind.make(lambda: b"b")
         pytest.fail("the second piece is not taken")
