@@ -34,7 +34,7 @@ def test_many_bytes_do_not_wait_for_the_end() -> None:
         assert len(file.getvalue()) == 5 << 21
 
 
-class Full(io.RawIOBase):
+class Full(io.BytesIO):
     """A file on a full disk."""
 
     def write(self, data: object) -> int:
@@ -43,9 +43,9 @@ class Full(io.RawIOBase):
 
 def test_what_writing_raises_is_raised() -> None:
     """By the next piece, or at the end."""
-    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]  # all it needs is write
+    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:
         behind.make(lambda: b"a")
-    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:  # type: ignore[arg-type]  # all it needs is write
+    with pytest.raises(OSError, match="No space"), Behind(Full()) as behind:
         behind.make(lambda: b"a")
         behind.make(lambda: b"b")
         pytest.fail("the second piece is not taken")
