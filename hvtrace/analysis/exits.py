@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import polars as pl
 
 from hvtrace.analysis.figures import FIGURES, SORT_KEYS, histograms, statistics
 from hvtrace.analysis.pairs import BACKWARDS, EVENTS, LOST, WHOLE, Part, pairs
+from hvtrace.analysis.scope import Scope
 from hvtrace.analysis.subjects import ACCESSES, SUBJECTS, Subject, exit_reason
 from hvtrace.errors import InputError
 from hvtrace.store import Store
@@ -23,13 +23,12 @@ BY = ("vm", "vcpu", *(subject.name for subject in SUBJECTS))
 _PLACES = {"vm": "VM", "vcpu": "vCPU"}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Scope):
+    """What is asked, of which part of the recording.
 
     `event` is one of hvtrace.analysis.pairs.EVENTS. `by` are words of BY; of those that are subjects at most one, and
-    only with vmexit ("reason" may stand among them: it always is a key). `vm` and `vcpu` restrict to a VM and to vCPUs
-    with an id, `first_ns` and `last_ns` to events in that span. `sort` is one of SORT_KEYS or "reason".
+    only with vmexit ("reason" may stand among them: it always is a key). `sort` is one of SORT_KEYS or "reason".
 
     `than_ns` lists only what took longer, and each pair by itself. With `interval_ns` there are rows for each such part
     of the time, from the recording's start on. `histogram` adds how the times are spread.
@@ -37,10 +36,6 @@ class Question:
 
     event: str = "vmexit"
     by: tuple[str, ...] = ()
-    vm: int | None = None
-    vcpu: int | None = None
-    first_ns: int | None = None
-    last_ns: int | None = None
     sort: str = "time"
     than_ns: int | None = None
     interval_ns: int | None = None
@@ -114,13 +109,13 @@ class Exits:
 
 def exits(store: Store, question: Question = Question()) -> Exits:
     """Answer the question from a store. Raises InputError where it holds no events that could answer it."""
-    _check(store, question)
+    question.check(store)
     tables = _tables(store, question)
     lost = store.scan("lost").collect() if store.has("lost") else None
     subject = question.subject
     rows = () if subject is None else subject.rows
     found = pairs(tables, question.event, lost, rows, last=subject is not None and subject.last)
-    kept = found.filter(pl.lit(value=True), *_span(question, _own_time(question))).collect()
+    kept = found.filter(pl.lit(value=True), *question.span(_own_time(question))).collect()
     whole = kept.filter(pl.col("state") == WHOLE)
     keys = [*question.places, "key"]
     keys += ["nested"] if question.event == "vmexit" else []
@@ -204,21 +199,6 @@ def _keys(values: dict[str, Any], question: Question) -> tuple[str, dict[str, An
     return " ".join(label), keys
 
 
-def _check(store: Store, question: Question) -> None:
-    """Refuse a VM or vCPU that the store does not have."""
-    vcpus = {vm["vm"]: {vcpu["vcpu"] for vcpu in vm["vcpus"]} for vm in store.manifest.vms}
-    if question.vm is not None and question.vm not in vcpus:
-        raise InputError(store.path, f"has no VM {question.vm}; it has {_listed(vcpus)}")
-    chosen = set().union(*(own for vm, own in vcpus.items() if question.vm in (None, vm)))
-    if question.vcpu is not None and question.vcpu not in chosen:
-        raise InputError(store.path, f"has no vCPU {question.vcpu}; it has {_listed(chosen)}")
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    several = sorted(numbers)
-    return ", ".join(map(str, several[:20])) + (" …" if len(several) > 20 else "") or "none"
-
-
 def _tables(store: Store, question: Question) -> dict[str, pl.LazyFrame]:
     """Tables of the store, as far as the question concerns them."""
     begins = {begin.rows.table for begin in EVENTS[question.event]}
@@ -226,12 +206,7 @@ def _tables(store: Store, question: Question) -> dict[str, pl.LazyFrame]:
         raise InputError(store.path, "holds no kvm_exit events: there is nothing to count")
     if not store.has("kvm_entry") and any(store.has(table) for table in begins):
         raise InputError(store.path, "holds no kvm_entry events: when an exit ends is not known")
-    wanted = [pl.lit(value=True)]
-    if question.vm is not None:
-        wanted.append(pl.col("vm") == question.vm)
-    if question.vcpu is not None:
-        wanted.append(pl.col("vcpu") == question.vcpu)
-    return {name: store.scan(name).filter(*wanted) for name in store.tracepoints}
+    return question.tables(store)
 
 
 def _own_time(question: Question) -> pl.Expr:
@@ -241,17 +216,10 @@ def _own_time(question: Question) -> pl.Expr:
     return pl.when(read).then(begin + pl.col("ns")).otherwise(begin) if question.event == "mmio" else begin
 
 
-def _span(question: Question, ts: pl.Expr) -> list[pl.Expr]:
-    """Conditions for a time stamp to lie in the span asked for."""
-    first, last = question.first_ns, question.last_ns
-    within = [] if first is None else [ts >= first]
-    return within if last is None else [*within, ts <= last]
-
-
 def _excluded(question: Question, tables: dict[str, pl.LazyFrame], kept: pl.DataFrame) -> dict[str, int]:
     """How many events have no pair that counts, by why."""
     told = [begin.rows for begin in EVENTS[question.event] if begin.part != Part.OPEN]
-    span = _span(question, pl.col("ts_ns"))
+    span = question.span()
 
     def number(attributed: pl.Expr) -> int:
         counts = [

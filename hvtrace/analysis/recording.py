@@ -24,4 +24,4 @@ class Recording:
 
     def exits(self, event: str = "vmexit", **asked: Any) -> Exits:
         """What handling exits took: see hvtrace.analysis.exits.Question for what may be asked. Raises InputError."""
-        return answer(self.store, Question(event, **asked))
+        return answer(self.store, Question(event=event, **asked))

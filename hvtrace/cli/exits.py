@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hvtrace.cli.times import TIME_HELP
+from hvtrace.cli.options import Format, From, OutputFormat, Source, To, Vcpu, Vm, opened, scope_of, unit_of
 
-__all__ = ["Breakdown", "Event", "Format", "exits"]
-
-
-class Format(StrEnum):
-    """Forms of an answer."""
-
-    TEXT = "text"
-    JSON = "json"
-    CSV = "csv"
+__all__ = ["Breakdown", "Event", "exits"]
 
 
 class Event(StrEnum):
@@ -67,7 +58,7 @@ TOP = 25
 
 
 def exits(
-    source: Annotated[Path, typer.Argument(metavar="STORE", help="A store, or a recording.")],
+    source: Source,
     event: Annotated[
         Event, typer.Option("--event", help="As in `perf kvm stat report`: vmexit, mmio, ioport, msr.")
     ] = Event.VMEXIT,
@@ -102,15 +93,11 @@ def exits(
     histogram: Annotated[
         bool, typer.Option("--histogram", help="Show how the times are spread (text, json).")
     ] = False,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help=f"Only from then on: {TIME_HELP}.")
-    ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only until then.")] = None,
-    vm: Annotated[int | None, typer.Option("--vm", min=0, help="Only this VM, by number.")] = None,
-    vcpu: Annotated[int | None, typer.Option("--vcpu", min=0, help="Only vCPUs with this id.")] = None,
-    output_format: Annotated[
-        Format, typer.Option("--output-format", help="text, json or csv.")
-    ] = Format.TEXT,
+    start: From = None,
+    end: To = None,
+    vm: Vm = None,
+    vcpu: Vcpu = None,
+    output_format: OutputFormat = Format.TEXT,
 ) -> None:
     """Count exits by reason, and say what handling them took, in the kernel and in userspace.
 
@@ -130,13 +117,12 @@ def exits(
 
       hvtrace exits trace.hvt --by vcpu --output-format json | jq .rows
     """
+    from dataclasses import asdict
+
     from hvtrace.analysis.exits import Question
     from hvtrace.analysis.exits import exits as answer
     from hvtrace.cli.times import parse_time
-    from hvtrace.pipeline.opening import store_for
     from hvtrace.render.exits import as_csv, as_json, as_text
-    from hvtrace.render.progress import bar
-    from hvtrace.store import Store
 
     words = tuple(dict.fromkeys(str(word) for word in by or ()))
     subjects = [word for word in words if word not in ("reason", "vm", "vcpu")]
@@ -144,17 +130,20 @@ def exits(
         raise typer.BadParameter(f"--by {subjects[0]} and --by {subjects[1]}: one at a time")
     if subjects and event is not Event.VMEXIT:
         raise typer.BadParameter(f"--by {subjects[0]} breaks exits down: not with --event {event}")
-    with bar() as progress:
-        store = Store(store_for(source, progress))
-    first, unit = store.manifest.time.get("first_ns") or 0, store.manifest.clock.get("unit", "ns")
-    span = [None if t is None else parse_time(t, first, unit=unit) for t in (start, end)]
-    if span[0] is not None and span[1] is not None and span[1] < span[0]:
-        raise typer.BadParameter(f"--to {end} is before --from {start}")
+    store = opened(source)
+    unit = unit_of(store)
+    scope = scope_of(store, start, end, vm, vcpu)
     longer, width = (None if t is None else parse_time(t, 0, unit=unit) for t in (than, interval))
     if width == 0:
         raise typer.BadParameter("--interval 0: a part of the time is longer than nothing")
     question = Question(
-        str(event), words, vm, vcpu, span[0], span[1], str(sort), longer, width, histogram=histogram
+        **asdict(scope),
+        event=str(event),
+        by=words,
+        sort=str(sort),
+        than_ns=longer,
+        interval_ns=width,
+        histogram=histogram,
     )
     found = answer(store, question)
     if output_format is Format.TEXT:

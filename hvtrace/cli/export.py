@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hvtrace.cli.part import From, Kinds, Source, To, Vcpu, Vm, which_of
+from hvtrace.cli.options import From, Kinds, Source, To, Vcpu, Vm, which_of
 
 __all__ = ["export"]
 

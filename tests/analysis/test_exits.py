@@ -100,14 +100,14 @@ def test_a_span_takes_a_read_of_mmio_by_its_value(tmp_path: Path) -> None:
     rows += [exit_at(40, IO), mmio(50, 2, 0x20), entry(60)]
     store = tiny_store(tmp_path / "t.hvt", rows)
     for first, last, expected in [(15, 25, ["0x10:R"]), (0, 15, []), (45, 55, ["0x20:W"]), (55, 65, [])]:
-        answer = exits(store, Question("mmio", first_ns=first, last_ns=last))
+        answer = exits(store, Question(event="mmio", first_ns=first, last_ns=last))
         assert [row["reason"] for row in answer.rows] == expected
         assert answer.excluded["unpaired"] == 0
 
 
 def test_an_event_of_another_kind(tmp_path: Path) -> None:
     """`ioport` names its rows as perf does."""
-    answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question("ioport"))
+    answer = exits(tiny_store(tmp_path / "t.hvt", EVENTS), Question(event="ioport"))
     found = [(row["reason"], row["port"], row["access"], row["time_ns"]) for row in answer.rows]
     assert found == [("0x3f8:POUT", 0x3F8, "out", 28), ("0x64:PIN", 0x64, "in", 9)]
 
@@ -157,7 +157,7 @@ def test_accesses_of_nested_guests_are_not_apart(tmp_path: Path) -> None:
     nested = (12, "kvm_nested_vmexit", 0, 0, {"isa": 2, "exit_reason": IO})
     rows: list[Row] = [entry(0), exit_at(10, IO), nested, (13, "kvm_pio", 0, 0, pio), entry(20)]
     rows += [exit_at(30, IO), (31, "kvm_pio", 0, 0, pio), entry(33)]
-    answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question("ioport"))
+    answer = exits(tiny_store(tmp_path / "t.hvt", rows), Question(event="ioport"))
     assert [(row["reason"], row["count"]) for row in answer.rows] == [("0x80:POUT", 2)]
 
 
@@ -210,12 +210,12 @@ def test_histograms_have_steps_of_powers_of_two() -> None:
 def test_histograms_and_intervals_add_up(recorded: Callable[..., Store], event: str) -> None:
     """Every pair is in one step, and in one part of the time."""
     store = recorded("baseline-hvmut-stimer")
-    answer = exits(store, Question(event, histogram=True))
+    answer = exits(store, Question(event=event, histogram=True))
     for row in answer.rows:
         assert row["count"] == sum(count for *_, count in row["histogram"])
         assert row["histogram"][0][0] <= row["min_ns"] < row["histogram"][0][1]
         assert row["histogram"][-1][0] <= row["max_ns"] < row["histogram"][-1][1]
-    parts = exits(store, Question(event, interval_ns=100_000_000, than_ns=0, histogram=True)).rows
+    parts = exits(store, Question(event=event, interval_ns=100_000_000, than_ns=0, histogram=True)).rows
     assert len({row["from_ns"] for row in parts}) > 10
     for name in ("count", "time_ns", "userspace_ns"):
         sums: Counter[str] = Counter()

@@ -49,7 +49,7 @@ def test_every_figure_is_that_of_perf(
 ) -> None:
     """Samples, shares, minimum, maximum, mean and deviation of every row, and the totals, to the last digit."""
     expected = perf(perf_data(name), event)
-    assert expected == printed(exits(recorded(name, "perf.data"), Question(event)))
+    assert expected == printed(exits(recorded(name, "perf.data"), Question(event=event)))
 
 
 @pytest.mark.parametrize("event", EVENTS)
@@ -66,7 +66,7 @@ def test_every_figure_of_one_vcpu_is_that_of_perf(
         return {key: (*row[:3], *row[4:]) for key, row in answer[0].items()}, answer[1]
 
     expected = perf(perf_data(name), event, f"--vcpu={vcpu}")
-    own = printed(exits(recorded(name, "perf.data"), Question(event, vcpu=vcpu)))
+    own = printed(exits(recorded(name, "perf.data"), Question(event=event, vcpu=vcpu)))
     assert without_minimum(expected) == without_minimum(own)
 
 
