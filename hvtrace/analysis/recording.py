@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hvtrace.analysis.advise import Answer as Advised
+from hvtrace.analysis.advise import Question as Advisable
+from hvtrace.analysis.advise import advise
 from hvtrace.analysis.exits import Exits, Question
 from hvtrace.analysis.exits import exits as answer
 from hvtrace.pipeline.opening import store_for
@@ -25,3 +28,7 @@ class Recording:
     def exits(self, event: str = "vmexit", **asked: Any) -> Exits:
         """What handling exits took: see hvtrace.analysis.exits.Question for what may be asked. Raises InputError."""
         return answer(self.store, Question(event=event, **asked))
+
+    def advise(self, *codes: str, **asked: Any) -> Advised:
+        """What should be changed: all advices, or those of `codes`. Raises InputError; ValueError: an unknown code."""
+        return advise(self.store, Advisable(codes=codes, **asked))

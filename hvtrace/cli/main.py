@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("info", "info", "Show what a store holds: events, losses, VMs, vCPUs."),
     ("replay", "replay", "Re-execute through the reference model; report divergences."),
     ("exits", "exits", "Count exits, and say what handling them took."),
+    ("advise", "advise", "Say what should be changed: flags, clocks, storms."),
     ("export", "export", "Draw a Perfetto timeline."),
     ("view", "view", "Open that timeline in the Perfetto UI."),
     ("rules", "rules", "Show the rule book, or one rule's page."),

@@ -7,11 +7,37 @@ from typing import Any
 
 import polars as pl
 
+from hvtrace.abi.exit_reasons import ISA_SVM, ISA_VMX
 from hvtrace.analysis.overview import overview
+from hvtrace.analysis.pairs import WHOLE, Rows, key_of, pairs
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
-__all__ = ["Facts"]
+__all__ = ["EXITS_OF", "KINDS", "Facts"]
+
+#: Tracepoints that a kind of exit always leads to: (isa, exit_reason) of such exits. Where there are exits and none of
+#: these, a table that is not there would be empty.
+EXITS_OF: dict[str, frozenset[tuple[int, int]]] = {
+    "kvm_pio": frozenset({(ISA_VMX, 30), (ISA_SVM, 0x7B)}),
+    "kvm_msr": frozenset({(ISA_VMX, 31), (ISA_VMX, 32), (ISA_SVM, 0x7C)}),
+    "kvm_cpuid": frozenset({(ISA_VMX, 10), (ISA_SVM, 0x72)}),
+    "kvm_hv_hypercall": frozenset({(ISA_VMX, 18), (ISA_SVM, 0x81)}),
+}
+
+_WRITE = pl.col("write") != 0
+
+#: What an exit was about, in the order of the numbers that stand for it: kind → rows that tell it, with their key.
+#: Keys of msr, port and address: number * 2 + (1 for a write); of hypercall and cpuid: the code or leaf.
+KINDS: dict[str, Rows] = {
+    "msr": Rows("kvm_msr", key_of("ecx", _WRITE)),
+    "port": Rows("kvm_pio", key_of("port", pl.col("rw") != 0)),
+    "address": Rows("kvm_mmio", key_of("gpa", pl.col("type") == 2)),
+    "hypercall": Rows("kvm_hv_hypercall", pl.col("code").cast(pl.UInt64)),
+    "cpuid": Rows("kvm_cpuid", pl.col("function").cast(pl.UInt64)),
+}
+
+#: A physical address has at most 52 bits; its key one more.
+_KIND_BITS = 56
 
 
 class Facts:
@@ -24,12 +50,73 @@ class Facts:
         self.in_ns = store.manifest.clock.get("unit", "ns") == "ns"
         #: Tables of that part, by tracepoint.
         self.tables = {name: rows.filter(True, *scope.span()) for name, rows in scope.tables(store).items()}
+        self._counts: dict[tuple[str, ...], pl.DataFrame] = {}
         self.length_ns = scope.length_ns(store)
         self.vms: list[int] = [vm["vm"] for vm in store.manifest.vms if scope.vm in (None, vm["vm"])]
 
     def has(self, *tracepoints: str) -> bool:
         """Whether the store has rows of all of these."""
         return all(name in self.store.tracepoints for name in tracepoints)
+
+    def recorded(self, *tracepoints: str) -> bool:
+        """Whether all of these were recorded, as far as that shows: by their rows, or by exits none of which would
+        have led to one.
+        """
+        return all(self.has(name) or self._would_be_empty(name) for name in tracepoints)
+
+    def _would_be_empty(self, tracepoint: str) -> bool:
+        reasons = EXITS_OF.get(tracepoint)
+        return reasons is not None and bool(self._reasons) and not self._reasons & reasons
+
+    @cached_property
+    def _reasons(self) -> frozenset[tuple[int, int]]:
+        """(isa, basic exit reason) of all exits of the store."""
+        if not self.has("kvm_exit"):
+            return frozenset()
+        found = self.store.scan("kvm_exit").select("isa", "exit_reason").unique().collect()
+        return frozenset(
+            (isa, reason & 0xFFFF if isa == ISA_VMX else reason) for isa, reason in found.iter_rows()
+        )
+
+    @cached_property
+    def exits(self) -> pl.DataFrame:
+        """Exits, by what they were about: vm, vcpu, reason (isa << 32 | exit_reason), nested, kind (of KINDS; null),
+        key (of that kind; null) → count, time_ns, userspace_ns, first_seq, last_seq.
+
+        Of what stands in an exit's unit the first counts. Pairs in which events were lost are left out. Empty where
+        kvm_exit or kvm_entry were not recorded.
+        """
+        lost = self.store.scan("lost").collect() if self.store.has("lost") else None
+        about = tuple(
+            Rows(rows.table, rows.key + (number << _KIND_BITS), rows.where)
+            for number, rows in enumerate(KINDS.values(), 1)
+        )
+        tables = self.scope.tables(self.store)
+        if "kvm_exit" not in tables or "kvm_entry" not in tables:
+            return pl.DataFrame(schema=_EXITS)
+        kind = pl.col("about") // (1 << _KIND_BITS)
+        names = dict(enumerate(KINDS, 1))
+        by = ("vm", "vcpu", "reason", "nested", "about")
+        found = (
+            pairs(tables, "vmexit", lost, about)
+            .filter(pl.col("state") == WHOLE, *self.scope.span())
+            .rename({"key": "reason"})
+            .group_by(by)
+            .agg(
+                count=pl.len().cast(pl.Int64),
+                time_ns=pl.col("ns").sum(),
+                userspace_ns=pl.col("userspace_ns").sum(),
+                first_seq=pl.col("seq").min(),
+                last_seq=pl.col("seq").max(),
+            )
+            .sort(by)
+            .with_columns(
+                kind=kind.replace_strict(names, return_dtype=pl.String),
+                key=pl.col("about") % (1 << _KIND_BITS),
+            )
+            .collect()
+        )
+        return found.select(_EXITS.names()).cast(_EXITS)
 
     def per_second(self, count: int) -> float | None:
         """Rate of something counted; None where the clock counts ticks or no time passed."""
@@ -41,16 +128,40 @@ class Facts:
         return {vm["vm"]: vm for vm in overview(self.store)["vms"]}
 
     def counts(self, table: str, *keys: str) -> pl.DataFrame:
-        """Rows of a tracepoint by vm, vcpu and `keys`: count, first_seq. Empty where the store does not have it."""
+        """Rows of a tracepoint by vm, vcpu and `keys`: count, first_seq. Empty where the store does not have it.
+
+        Of all VMs, and made once: a recording may have dozens.
+        """
         if table not in self.tables:
             return pl.DataFrame(
-                schema={"vm": pl.UInt16, "vcpu": pl.UInt16, "count": pl.Int64, "first_seq": pl.UInt64}
+                schema={
+                    "vm": pl.UInt16,
+                    "vcpu": pl.UInt16,
+                    **dict.fromkeys(keys, pl.Int64),
+                    "count": pl.Int64,
+                    "first_seq": pl.UInt64,
+                }
             )
         by = ("vm", "vcpu", *keys)
-        rows = self.tables[table].filter(pl.col("vm").is_not_null())
-        return (
-            rows.group_by(by)
-            .agg(count=pl.len().cast(pl.Int64), first_seq=pl.col("seq").min())
-            .sort(by)
-            .collect()
-        )
+        if (table, *keys) not in self._counts:
+            rows = self.tables[table].filter(pl.col("vm").is_not_null())
+            figures = {"count": pl.len().cast(pl.Int64), "first_seq": pl.col("seq").min()}
+            self._counts[table, *keys] = rows.group_by(by).agg(**figures).sort(by).collect()
+        return self._counts[table, *keys]
+
+
+_EXITS = pl.Schema(
+    {
+        "vm": pl.UInt16,
+        "vcpu": pl.UInt16,
+        "reason": pl.UInt64,
+        "nested": pl.Boolean,
+        "kind": pl.String,
+        "key": pl.UInt64,
+        "count": pl.Int64,
+        "time_ns": pl.Int64,
+        "userspace_ns": pl.Int64,
+        "first_seq": pl.UInt64,
+        "last_seq": pl.UInt64,
+    }
+)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hvtrace.analysis.advice.facts import Facts
 
-__all__ = ["Advice", "Effect", "Evidence", "Finding", "Severity"]
+__all__ = ["Advice", "Effect", "Evidence", "Finding", "Severity", "Unjudged"]
 
 
 class Severity(IntEnum):
@@ -75,16 +75,31 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Unjudged:
+    """An advice about which nothing can be said of a VM (None: of any), and why.
+
+    `missing`: tracepoints that were not recorded, where that is why.
+    """
+
+    code: str
+    name: str
+    vm: int | None
+    reason: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Advice:
     """A kind of finding: its code (AD1xx), its name in words-with-dashes, what it is about, what it looks at.
 
     `needs`: tracepoints without which nothing can be said; it is then listed as not judged, never as fine. `find`
-    looks at one VM of the facts. `doc`: a paragraph on when it is found and why that costs time.
+    looks at one VM of the facts, and gives an Unjudged where what it sees there decides nothing. `doc`: a paragraph on
+    when it is found and why that costs time.
     """
 
     code: str
     name: str
     summary: str
     needs: tuple[str, ...]
-    find: Callable[[Facts, int, Advice], Iterable[Finding]]
+    find: Callable[[Facts, int, Advice], Iterable[Finding | Unjudged]]
     doc: str = field(repr=False, default="")

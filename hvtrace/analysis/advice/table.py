@@ -1,0 +1,15 @@
+"""All kinds of advice. A new one is a row in the file of its subject, and a new subject a line here."""
+
+from __future__ import annotations
+
+from hvtrace.analysis.advice.finding import Advice
+
+__all__ = ["ADVICES", "advice_by_code"]
+
+#: By code.
+ADVICES: tuple[Advice, ...] = ()
+
+
+def advice_by_code(code: str) -> Advice | None:
+    """The advice of a code or name, in any case; None where there is none."""
+    return next((row for row in ADVICES if code.upper() == row.code or code.lower() == row.name), None)
