@@ -128,6 +128,10 @@ PAIRS = [
 ]
 
 
+#: So many stamps may be far off in a recording of any length.
+FEW = 10
+
+
 @pytest.mark.parametrize(("folder", "one", "two"), PAIRS)
 def test_tracers_of_one_run_agree_per_thread(folder: Path, one: str, two: str, tmp_path: Path) -> None:
     """Per thread: the same events in the same order with the same values, a constant offset of clocks apart."""
@@ -150,10 +154,11 @@ def test_tracers_of_one_run_agree_per_thread(folder: Path, one: str, two: str, t
     together = pl.concat(offsets)
     middle = together.median()
     assert isinstance(middle, int | float)
-    distances = (together - int(middle)).abs()
-    tail = distances.quantile(0.99)
-    assert tail is not None
-    assert tail < 100_000, "stamps of 99 % of the events agree within 100 µs after a constant offset"
+    far = int(((together - int(middle)).abs() > 100_000).sum())
+    # A thread is interrupted between two tracers' stamps; in a short recording a few times are more than 1 %.
+    assert far <= max(len(together) // 100, FEW), (
+        "nearly all stamps agree within 100 µs after a constant offset"
+    )
 
 
 @pytest.mark.parametrize(("folder", "one", "two"), PAIRS)

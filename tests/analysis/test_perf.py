@@ -70,6 +70,26 @@ def test_every_figure_of_one_vcpu_is_that_of_perf(
     assert without_minimum(expected) == without_minimum(own)
 
 
+def test_perf_adds_nested_exits_to_the_others(
+    perf_data: Callable[[str], Path], recorded: Callable[..., Store]
+) -> None:
+    """Here they are rows apart; both together have perf's samples, minimum, maximum and mean."""
+    expected, total = perf(perf_data("selftest-hyperv_svm_test"), "vmexit")
+    answer = exits(recorded("selftest-hyperv_svm_test", "perf.data"), Question())
+    assert {row["nested"] for row in answer.rows if row["reason"] == "npf"} == {False, True}
+    assert (str(answer.count), f"{answer.time_ns / 1000:.2f}") == total
+    for reason, (samples, _, _, least, most, mean, _) in expected.items():
+        rows = [row for row in answer.rows if row["reason"] == reason]
+        count = sum(row["count"] for row in rows)
+        figures = (
+            str(count),
+            f"{min(row['min_ns'] for row in rows) / 1000:.2f}",
+            f"{max(row['max_ns'] for row in rows) / 1000:.2f}",
+            f"{sum(row['time_ns'] for row in rows) / count / 1000:.2f}",
+        )
+        assert figures == (samples, least, most, mean), reason
+
+
 def test_perf_counts_pairs_across_losses(
     perf_data: Callable[[str], Path], recorded: Callable[..., Store], tmp_path: Path
 ) -> None:

@@ -337,7 +337,7 @@ def test_exits_without_a_name_take_the_host_s_instruction_set() -> None:
         "kvm_exit: reason 0x8c rip 0x1 info 0 0\n"
         "kvm_exit: reason npf rip 0x1 info 0 0\n"
         "kvm_exit: reason UNKNOWN (165) rip 0x1 info 0 0\n"
-        "kvm_nested_vmexit_inject: reason 0x8c info1=0 info2=0 int_info=0 int_info_err=0\n"
+        "kvm_nested_vmexit_inject: reason 0x8c info1 0 info2 0 int_info 0 int_info_err 0\n"
         "kvm_exit: no such form\n"
         "kvm_nested_vmenter: nor such a one\n"
     )
