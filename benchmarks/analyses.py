@@ -1,10 +1,11 @@
-"""Measures `hvtrace exits` on a large store, side by side with `perf kvm stat report` on the recording it was made of.
+"""Measures the analyses on stores of 10 million events: `exits` side by side with `perf kvm stat report`, then the others.
 
-    python benchmarks/exits.py [--events 10000000] [--quick]
+    python benchmarks/analyses.py [--events 10000000] [--quick]
 
-Repeats a real perf.data, ingests it, and runs both over it in turn; then the other questions one can ask. Before that,
-the samples of both are compared. Prints a table and writes all figures as JSON. The recording is looked for in
-$HVTRACE_RECORDINGS (default sample_traces/).
+Repeats a real perf.data, ingests it, and runs `hvtrace exits` and `perf kvm stat report` over it in turn, after the
+samples of both were compared; then every other question one can ask of it, and of a recording that has the scheduler's
+events as well. Prints a table and writes all figures as JSON. The recordings are looked for in $HVTRACE_RECORDINGS
+(default sample_traces/).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from measure import Measurement
@@ -25,18 +27,33 @@ HERE = Path(__file__).resolve().parent
 
 PERF = "perf kvm stat report"
 OURS = "exits"
-#: What else is measured: arguments of `hvtrace exits`.
+#: What else is measured: command, and arguments behind the store. "STORE" among them is the store once more.
 QUESTIONS = (
-    ("--by", "msr"),
-    ("--by", "vcpu", "--by", "vector"),
-    ("--event", "mmio"),
-    ("--event", "ioport"),
-    ("--interval", "1s", "--histogram"),
-    ("--than", "5ms"),
+    ("exits", "--by", "msr"),
+    ("exits", "--by", "vcpu", "--by", "vector"),
+    ("exits", "--event", "mmio"),
+    ("exits", "--event", "ioport"),
+    ("exits", "--interval", "1s", "--histogram"),
+    ("exits", "--than", "5ms"),
+    ("latency",),
+    ("latency", "--by", "vcpu", "--histogram"),
+    ("halt-poll",),
+    ("halt-poll", "--sweep"),
+    ("advise",),
+    ("query", "SELECT vm, vcpu, exit_reason_name, count(*) AS n FROM kvm_exit GROUP BY ALL"),
+    ("diff", "STORE"),
+    ("diff", "STORE", "--align"),
 )
 
+#: A recording with sched_switch and sched_wakeup: its preemptions and wake-ups are looked at as well.
+SCHEDULED = ("linux-hv-sched", (("latency",), ("halt-poll",), ("advise",)))
+
 #: What must hold: figure, bound, whether the figure must be at least or at most that.
-TARGETS = (("perf kvm stat report / exits", 1.0, ">="), ("slowest question, s", 2.0, "<="))
+TARGETS = (
+    ("perf kvm stat report / exits", 1.0, ">="),
+    ("slowest question, s", 2.0, "<="),
+    ("slowest diff, s", 4.0, "<="),
+)
 
 
 def main() -> None:
@@ -47,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="times each command is run")
     parser.add_argument("--quick", action="store_true", help="small, one round: does the harness work?")
     parser.add_argument("--work", type=Path, help="folder for large files (default: a temporary one)")
-    parser.add_argument("--json", type=Path, default=HERE / "exits.json", help="where the figures go")
+    parser.add_argument("--json", type=Path, default=HERE / "analyses.json", help="where the figures go")
     arguments = parser.parse_args()
     events, rounds = (200_000, 1) if arguments.quick else (arguments.events, arguments.rounds)
     with tempfile.TemporaryDirectory(prefix="hvtrace-bench-", dir=arguments.work) as work:
@@ -86,8 +103,32 @@ def measure(bench: Bench, events: int) -> None:
         raise SystemExit(f"perf has {samples and samples[1]} samples, hvtrace {counted['count']}")
     print(f"{source.parent.name}, {counted['count']:,} exits")
     bench.measure(recording, 1, {OURS: ours, PERF: perf}, bench.rounds)
-    questions = {" ".join((OURS, *words)): (*ours, *words) for words in QUESTIONS}
-    bench.measure(recording, 1, questions, bench.rounds)
+    bench.measure(recording, 1, commands(bench, QUESTIONS), bench.rounds)
+    recording.path.unlink()
+    name, questions = SCHEDULED
+    found = [p for p in source.parents[1].glob(f"{name}/{kind.pattern}") if p.is_file()]
+    if not found:
+        print(f"no {name}: preemptions are not measured")
+        return
+    once = bench.build(found[0], "once", 1).events
+    recording = bench.build(found[0], kind.name, -(-events // once))
+    subprocess.run([*map(str, bench.ingest(recording))], check=True, stdout=subprocess.DEVNULL)
+    bench.measure(recording, 1, commands(bench, questions, f" ({name})"), bench.rounds)
+
+
+def commands(
+    bench: Bench, questions: Sequence[tuple[str, ...]], told: str = ""
+) -> dict[str, Sequence[str | Path]]:
+    """By what is measured: the command line."""
+    return {
+        " ".join((command, *(word if len(word) < 20 else "…" for word in words))) + told: (
+            bench.hvtrace,
+            command,
+            bench.store,
+            *(bench.store if word == "STORE" else word for word in words),
+        )
+        for command, *words in questions
+    }
 
 
 def summary(bench: Bench) -> dict[str, float]:
@@ -96,10 +137,13 @@ def summary(bench: Bench) -> dict[str, float]:
     def best(row: Measurement) -> float:
         return row.best.wall_s
 
-    ours = [row for row in bench.rows if row.what != PERF]
+    ours = [row for row in bench.rows if row.what != PERF and not row.what.startswith("diff")]
+    diffs = [row for row in bench.rows if row.what.startswith("diff")]
     return {
         "perf kvm stat report / exits": best(bench.find(PERF, 1)) / best(bench.find(OURS, 1)),
         "slowest question, s": max(map(best, ours)),
+        # Two stores of that size.
+        "slowest diff, s": max(map(best, diffs)),
     }
 
 
