@@ -1,4 +1,4 @@
-"""Measures the analyses on stores of 10 million events: `exits` side by side with `perf kvm stat report`, then the others.
+"""Measures the analyses on stores of 10 million events: `exits` beside `perf kvm stat report`, then all others.
 
     python benchmarks/analyses.py [--events 10000000] [--quick]
 
