@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import polars as pl
+
 from hvtrace.analysis.advise import Answer as Advised
 from hvtrace.analysis.advise import Question as Advisable
 from hvtrace.analysis.advise import advise
 from hvtrace.analysis.exits import Exits, Question
 from hvtrace.analysis.exits import exits as answer
+from hvtrace.analysis.query import query, told
+from hvtrace.analysis.scope import Scope
 from hvtrace.pipeline.opening import store_for
 from hvtrace.store import Store
 
@@ -32,3 +36,8 @@ class Recording:
     def advise(self, *codes: str, **asked: Any) -> Advised:
         """What should be changed: all advices, or those of `codes`. Raises InputError; ValueError: an unknown code."""
         return advise(self.store, Advisable(codes=codes, **asked))
+
+    def query(self, sql: str, engine: str = "polars", **part: Any) -> pl.DataFrame:
+        """What an SQL query over the tables says; `part` as in hvtrace.analysis.scope.Scope. Raises HvtraceError."""
+        with told(self.store):
+            return query(self.store, sql, Scope(**part), engine).collect()

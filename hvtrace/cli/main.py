@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("replay", "replay", "Re-execute through the reference model; report divergences."),
     ("exits", "exits", "Count exits, and say what handling them took."),
     ("advise", "advise", "Say what should be changed: flags, clocks, storms."),
+    ("query", "query", "Ask in SQL, over the tables."),
     ("export", "export", "Draw a Perfetto timeline."),
     ("view", "view", "Open that timeline in the Perfetto UI."),
     ("rules", "rules", "Show the rule book, or one rule's page."),

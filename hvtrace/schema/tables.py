@@ -7,7 +7,7 @@ import pyarrow as pa
 from hvtrace.schema.arrow import arrow_schema
 from hvtrace.schema.tracepoint import Field
 
-__all__ = ["COVERAGE", "DIVERGENCES", "LOST", "TABLES", "table_schema"]
+__all__ = ["COVERAGE", "DIVERGENCES", "LOST", "TABLES", "TABLE_DOCS", "table_schema"]
 
 LOST: tuple[Field, ...] = (
     Field("cpu", "u16", "CPU that lost events; null: all of them, or not known."),
@@ -48,6 +48,13 @@ COVERAGE: tuple[Field, ...] = (
 
 #: By the name of the file in a store.
 TABLES: dict[str, tuple[Field, ...]] = {"lost": LOST, "divergences": DIVERGENCES, "coverage": COVERAGE}
+
+#: A sentence for each of TABLES.
+TABLE_DOCS: dict[str, str] = {
+    "lost": "Intervals in which events are known to be lost.",
+    "divergences": "What a check found: events that differ from what the model says must happen.",
+    "coverage": "What a check could judge, by rule.",
+}
 
 
 def table_schema(name: str) -> pa.Schema:
