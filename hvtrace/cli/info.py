@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hvtrace.cli.options import opened
+
 __all__ = ["Format", "info"]
 
 
@@ -31,12 +33,7 @@ def info(
       hvtrace info trace.dat --output-format json | jq .vms
     """
     from hvtrace.analysis.overview import overview
-    from hvtrace.pipeline.opening import store_for
     from hvtrace.render.info import print_json, print_text
-    from hvtrace.render.progress import bar
-    from hvtrace.store import Store
 
-    with bar() as progress:
-        store = Store(store_for(source, progress))
-    answer = overview(store)
+    answer = overview(opened(source))
     (print_json if output_format is Format.JSON else print_text)(answer)
