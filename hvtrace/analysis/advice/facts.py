@@ -13,7 +13,7 @@ from hvtrace.analysis.pairs import WHOLE, Rows, key_of, pairs
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
-__all__ = ["EXITS_OF", "KINDS", "Facts"]
+__all__ = ["EXITS_OF", "KINDS", "KIND_BITS", "Facts"]
 
 #: Tracepoints that a kind of exit always leads to: (isa, exit_reason) of such exits. Where there are exits and none of
 #: these, a table that is not there would be empty.
@@ -37,7 +37,7 @@ KINDS: dict[str, Rows] = {
 }
 
 #: A physical address has at most 52 bits; its key one more.
-_KIND_BITS = 56
+KIND_BITS = 56
 
 
 class Facts:
@@ -79,29 +79,39 @@ class Facts:
         )
 
     @cached_property
-    def exits(self) -> pl.DataFrame:
-        """Exits, by what they were about: vm, vcpu, reason (isa << 32 | exit_reason), nested, kind (of KINDS; null),
-        key (of that kind; null) → count, time_ns, userspace_ns, first_seq, last_seq.
+    def handled(self) -> pl.DataFrame:
+        """Exits one by one: vm, vcpu, tid, seq, ts_ns, end_seq, ns, userspace_ns, reason (isa << 32 | exit_reason),
+        nested, about (number of the kind << KIND_BITS | its key; null).
 
-        Of what stands in an exit's unit the first counts. Pairs in which events were lost are left out. Empty where
-        kvm_exit or kvm_entry were not recorded.
+        Of what stands in an exit's unit the first counts. Pairs in which events were lost, and those of no known VM,
+        are left out. Empty where kvm_exit or kvm_entry were not recorded.
         """
-        lost = self.store.scan("lost").collect() if self.store.has("lost") else None
-        about = tuple(
-            Rows(rows.table, rows.key + (number << _KIND_BITS), rows.where)
-            for number, rows in enumerate(KINDS.values(), 1)
-        )
         tables = self.scope.tables(self.store)
         if "kvm_exit" not in tables or "kvm_entry" not in tables:
-            return pl.DataFrame(schema=_EXITS)
-        kind = pl.col("about") // (1 << _KIND_BITS)
-        names = dict(enumerate(KINDS, 1))
-        by = ("vm", "vcpu", "reason", "nested", "about")
+            return pl.DataFrame(schema=_HANDLED)
+        lost = self.store.scan("lost").collect() if self.store.has("lost") else None
+        about = tuple(
+            Rows(rows.table, rows.key + (number << KIND_BITS), rows.where)
+            for number, rows in enumerate(KINDS.values(), 1)
+        )
         found = (
             pairs(tables, "vmexit", lost, about)
-            .filter(pl.col("state") == WHOLE, *self.scope.span())
+            .filter(pl.col("state") == WHOLE, pl.col("vm").is_not_null(), *self.scope.span())
             .rename({"key": "reason"})
-            .group_by(by)
+        )
+        return found.select(_HANDLED.names()).collect()
+
+    @cached_property
+    def seconds(self) -> pl.DataFrame:
+        """Exits by vm, vcpu, reason, nested, kind (of KINDS; null), key (of that kind; null), and `second`: how many
+        whole seconds (10^9 ticks) after the store's first event they were → count, time_ns, userspace_ns, first_seq,
+        last_seq.
+        """
+        start = self.store.manifest.time.get("first_ns") or 0
+        by = ("vm", "vcpu", "reason", "nested", "about", "second")
+        found = (
+            self.handled.lazy()
+            .group_by(*by[:-1], second=(pl.col("ts_ns") - start) // 1_000_000_000)
             .agg(
                 count=pl.len().cast(pl.Int64),
                 time_ns=pl.col("ns").sum(),
@@ -111,12 +121,28 @@ class Facts:
             )
             .sort(by)
             .with_columns(
-                kind=kind.replace_strict(names, return_dtype=pl.String),
-                key=pl.col("about") % (1 << _KIND_BITS),
+                kind=(pl.col("about") // (1 << KIND_BITS)).replace_strict(
+                    dict(enumerate(KINDS, 1)), return_dtype=pl.String
+                ),
+                key=pl.col("about") % (1 << KIND_BITS),
+            )
+        )
+        return found.select(_SECONDS.names()).cast(_SECONDS).collect()
+
+    @cached_property
+    def exits(self) -> pl.DataFrame:
+        """Exits as in `seconds`, but of all the time together."""
+        by = ("vm", "vcpu", "reason", "nested", "kind", "key")
+        return (
+            self.seconds.lazy()
+            .group_by(by, maintain_order=True)
+            .agg(
+                pl.col("count", "time_ns", "userspace_ns").sum(),
+                pl.col("first_seq").min(),
+                pl.col("last_seq").max(),
             )
             .collect()
         )
-        return found.select(_EXITS.names()).cast(_EXITS)
 
     def per_second(self, count: int) -> float | None:
         """Rate of something counted; None where the clock counts ticks or no time passed."""
@@ -150,7 +176,23 @@ class Facts:
         return self._counts[table, *keys]
 
 
-_EXITS = pl.Schema(
+_HANDLED = pl.Schema(
+    {
+        "vm": pl.UInt16,
+        "vcpu": pl.UInt16,
+        "tid": pl.Int32,
+        "seq": pl.UInt64,
+        "ts_ns": pl.Int64,
+        "end_seq": pl.UInt64,
+        "ns": pl.Int64,
+        "userspace_ns": pl.Int64,
+        "reason": pl.UInt64,
+        "nested": pl.Boolean,
+        "about": pl.UInt64,
+    }
+)
+
+_SECONDS = pl.Schema(
     {
         "vm": pl.UInt16,
         "vcpu": pl.UInt16,
@@ -158,6 +200,7 @@ _EXITS = pl.Schema(
         "nested": pl.Boolean,
         "kind": pl.String,
         "key": pl.UInt64,
+        "second": pl.Int64,
         "count": pl.Int64,
         "time_ns": pl.Int64,
         "userspace_ns": pl.Int64,
