@@ -63,10 +63,10 @@ def table(store: Store, name: str) -> Table:
 
     Raises InputError where neither the store nor the schema knows it.
     """
-    declared = {field.name: field for field in _declared(name)}
+    declared = {field.name: field for field in _declared(store, name)}
     doc = BY_NAME[name].doc if name in BY_NAME else TABLE_DOCS.get(name)
     if name not in names(store):
-        if not declared:
+        if name not in TABLES and name not in BY_NAME:
             raise InputError(store.path, absent(store, name))
         return Table(name, None, doc, tuple(Column(f.name, f.type, f.doc) for f in declared.values()))
     file = store.parquet(name)
@@ -107,11 +107,12 @@ def absent(store: Store, name: str) -> str:
     return f"{why}; there are {_listed(there)}"
 
 
-def _declared(name: str) -> Iterable[Field]:
+def _declared(store: Store, name: str) -> Iterable[Field]:
     if name in TABLES:
         return TABLES[name]
     own = event_fields(BY_NAME[name]) if name in BY_NAME else ()
-    return (*COMMON_COLUMNS, RAW_STAMP, *own) if own else (*COMMON_COLUMNS, RAW_STAMP)
+    raw = (RAW_STAMP,) if store.manifest.clock.get("raw") else ()
+    return (*COMMON_COLUMNS, *raw, *own)
 
 
 def _word(arrow: pa.DataType) -> str:

@@ -67,7 +67,8 @@ def _by_polars(store: Store, sql: str, where: dict[str, str | None]) -> pl.LazyF
     _only_reads(sql)
     frames = {}
     for name, condition in where.items():
-        frame = store.scan(name)
+        # SQL's LIKE and functions want strings.
+        frame = store.scan(name).with_columns(pl.col(pl.Categorical).cast(pl.String))
         frames[name] = frame if condition is None else frame.filter(pl.sql_expr(condition))
     found = pl.SQLContext(frames).execute(sql)
     # Most mistakes show here, before anything runs.
