@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from hvtrace.abi.exit_reasons import ISA_SVM, ISA_VMX
+from hvtrace.analysis.advice.offered import Offered, offered_by_vm
 from hvtrace.analysis.overview import overview
 from hvtrace.analysis.pairs import WHOLE, Rows, key_of, pairs
 from hvtrace.analysis.scope import Scope
@@ -144,6 +145,23 @@ class Facts:
             .collect()
         )
 
+    @cached_property
+    def _lives(self) -> dict[int, tuple[int, int]]:
+        """VM → from the first exit's begin to the last one's end, and the number of vCPUs that had one."""
+        rows = self.handled.group_by("vm").agg(
+            length=(pl.col("ts_ns") + pl.col("ns")).max() - pl.col("ts_ns").min(),
+            vcpus=pl.col("vcpu").n_unique(),
+        )
+        return {vm: (length, vcpus) for vm, length, vcpus in rows.iter_rows()}
+
+    def life_ns(self, vm: int) -> int:
+        """How long a VM's vCPUs ran, from the first exit's begin to the last one's end; at least 1."""
+        return max(self._lives.get(vm, (0, 0))[0], 1)
+
+    def vcpu_ns(self, vm: int) -> int:
+        """Time that all vCPUs of a VM had in that time together; at least 1."""
+        return max(self.life_ns(vm) * self._lives.get(vm, (0, 1))[1], 1)
+
     def per_second(self, count: int) -> float | None:
         """Rate of something counted; None where the clock counts ticks or no time passed."""
         return count * 1e9 / self.length_ns if self.in_ns and self.length_ns else None
@@ -152,6 +170,11 @@ class Facts:
     def overview(self) -> dict[int, dict[str, Any]]:
         """VM → its part of hvtrace.analysis.overview: enlightenments offered and used, vCPUs. Of the whole store."""
         return {vm["vm"]: vm for vm in overview(self.store)["vms"]}
+
+    @cached_property
+    def offered(self) -> dict[int, Offered]:
+        """VM → what its guest was offered and took up. Of the whole store: CPUID is read at boot."""
+        return offered_by_vm(self.store, self.vms)
 
     def counts(self, table: str, *keys: str) -> pl.DataFrame:
         """Rows of a tracepoint by vm, vcpu and `keys`: count, first_seq. Empty where the store does not have it.
