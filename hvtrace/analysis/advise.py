@@ -57,7 +57,7 @@ class Answer:
             "vms": list(self.vms),
             "length_ns": self.length_ns,
             "rows": [asdict(found) | {"severity": found.severity.name.lower()} for found in self.findings],
-            "fine": [asdict(fine) for fine in self.fine],
+            "fine": [asdict(fine) | {"vms": list(fine.vms)} for fine in self.fine],
             "unjudged": [asdict(open_) for open_ in self.unjudged],
             "notes": self.notes,
         }

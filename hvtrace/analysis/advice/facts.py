@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -41,6 +42,9 @@ KINDS: dict[str, Rows] = {
 KIND_BITS = 56
 
 
+_T = TypeVar("_T")
+
+
 class Facts:
     """The part of a store that is asked about. Times in ns (or ticks: `in_ns` is false)."""
 
@@ -51,6 +55,7 @@ class Facts:
         self.in_ns = store.manifest.clock.get("unit", "ns") == "ns"
         #: Tables of that part, by tracepoint.
         self.tables = {name: rows.filter(True, *scope.span()) for name, rows in scope.tables(store).items()}
+        self._kept: dict[str, Any] = {}
         self._counts: dict[tuple[str, ...], pl.DataFrame] = {}
         self.length_ns = scope.length_ns(store)
         self.vms: list[int] = [vm["vm"] for vm in store.manifest.vms if scope.vm in (None, vm["vm"])]
@@ -175,6 +180,13 @@ class Facts:
     def offered(self) -> dict[int, Offered]:
         """VM → what its guest was offered and took up. Of the whole store: CPUID is read at boot."""
         return offered_by_vm(self.store, self.vms)
+
+    def once(self, name: str, make: Callable[[], _T]) -> _T:
+        """What `make` gives, made at the first call of that name: for what an advice needs of all VMs."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        kept: _T = self._kept[name]
+        return kept
 
     def counts(self, table: str, *keys: str) -> pl.DataFrame:
         """Rows of a tracepoint by vm, vcpu and `keys`: count, first_seq. Empty where the store does not have it.

@@ -38,10 +38,8 @@ OPEN_SOURCE = {1: "Linux", 2: "FreeBSD", 3: "Xen", 4: "illumos"}
 _MICROSOFT = 1
 
 #: Words for guests in findings.
-GUESTS = {
-    None: "the guest",
-    "Windows": "the Windows guest",
-    **{name: f"the {name} guest" for name in OPEN_SOURCE.values()},
+GUESTS: dict[str | None, str] = {None: "the guest", "Windows": "the Windows guest"} | {
+    name: f"the {name} guest" for name in OPEN_SOURCE.values()
 }
 
 
