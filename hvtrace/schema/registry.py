@@ -14,6 +14,7 @@ from hvtrace.schema.kvm_core import KVM_CORE
 from hvtrace.schema.kvm_hyperv import KVM_HYPERV
 from hvtrace.schema.kvm_mmu import KVM_MMU
 from hvtrace.schema.kvm_nested import KVM_NESTED
+from hvtrace.schema.qemu import QEMU
 from hvtrace.schema.sched import SCHED
 from hvtrace.schema.tracepoint import Field, Tracepoint
 
@@ -27,6 +28,7 @@ TRACEPOINTS: tuple[Tracepoint, ...] = (
     *KVM_NESTED,
     *KVM_MMU,
     *SCHED,
+    *QEMU,
 )
 
 #: Declared tracepoints by every name they ever had.
