@@ -59,8 +59,7 @@ def _finding(found: dict[str, Any]) -> Iterator[str]:
     if found["libvirt"]:
         yield from _snippet(found["libvirt"], _label("libvirt"))
     if found["effect"]:
-        effect = found["effect"]
-        yield from wrapped(f"{effect['sentence']} (estimated by {effect['estimated_by']})", _label("effect"))
+        yield from wrapped(_effect(found["effect"]), _label("effect"))
 
 
 def _label(word: str) -> str:
@@ -74,6 +73,12 @@ def _sentence(seen: dict[str, Any]) -> str:
         if ranks
         else str(seen["sentence"])
     )
+
+
+def _effect(effect: dict[str, Any]) -> str:
+    """What the change brings; what was not estimated says so itself."""
+    known = effect["saved_ns"] is not None or effect["saved_share"] is not None
+    return f"{effect['sentence']} ({'estimated by ' if known else ''}{effect['estimated_by']})"
 
 
 def _snippet(text: str, first: str) -> Iterator[str]:
@@ -141,9 +146,8 @@ def _markdown(answer: dict[str, Any], source: str, unit: str) -> Iterator[str]:
             if text:
                 yield from ("", f"```{language}", *(safe(line) for line in text.splitlines()), "```")
         if found["effect"]:
-            effect = found["effect"]
             yield ""
-            yield f"**Effect:** {_plain(effect['sentence'])} (estimated by {_plain(effect['estimated_by'])})"
+            yield f"**Effect:** {_plain(_effect(found['effect']))}"
     if answer["fine"]:
         yield from ("", "## Looked for and not found", "")
         several = len(answer["vms"]) > 1
@@ -187,7 +191,7 @@ def _page(row: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield from wrapped(" ".join(paragraph.split()), "  ")
     yield ""
-    yield from wrapped(", ".join(row["needs"]) or "nothing but the exits", "  looks at  ")
+    yield from wrapped(", ".join(row["needs"]) or "whatever the recording has", "  needs  ")
 
 
 def _pages(rows: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -165,8 +165,8 @@ def _costly(clock: Clock, facts: Facts, vm: int, advice: Advice) -> Iterator[Fin
         (Evidence(told, seen.count, facts.per_second(seen.count), seen.time_ns, seen.seqs), *notes),
         change,
         Effect(
-            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: reads of a page or of the"
-            " TSC do not exit.",
+            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: reads of a page or of"
+            " the TSC do not exit.",
             "the time of these exits, as hvtrace exits has it",
             seen.time_ns,
             share,
@@ -206,7 +206,18 @@ def _instead(facts: Facts, vm: int, clock: Clock) -> tuple[str, list[str], tuple
         )
     guest = GUESTS[offered.guest]
     if offered.has("hv-time") is True:
-        if clock is REFERENCE_COUNTER or offered.uses_hyperv:
+        if offered.uses_hyperv and not offered.started:
+            late = Evidence(
+                "the recording begins after the guest's start: whether it enabled the TSC page is not known"
+            )
+            return (
+                "If the guest has enabled the TSC page, let it choose that clock (Linux: no clocksource= on its"
+                " command line; Windows: bcdedit /deletevalue useplatformclock) and the host keep time by its TSC;"
+                " hv-time is offered",
+                [],
+                (late,),
+            )
+        if offered.uses_hyperv:
             page = Evidence("hv-time is offered, and the guest did not enable the TSC page in the recording")
             return (
                 f"Let {guest} use the TSC page that hv-time offers: a system that never does is too old for it, or"
@@ -276,9 +287,9 @@ def _in_use(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
 
 
 _STEADY = (
-    f"It is found where these reads come to {READS_PER_SECOND} a second in at least three slices of the part looked at"
-    " (ten slices, none shorter than 0.1 s or longer than 1 s), so that a boot's calibration does not count. It is high"
-    f" from {HIGH_SHARE:.0%} of one CPU's time on, medium from {MEDIUM_SHARE:.0%}, else low."
+    f"It is found where these reads come to {READS_PER_SECOND} a second in at least three slices of the part looked"
+    " at (ten slices, none shorter than 0.1 s or longer than 1 s), so that a boot's calibration does not count. It"
+    f" is high from {HIGH_SHARE:.0%} of one CPU's time on, medium from {MEDIUM_SHARE:.0%}, else low."
 )
 _EXITS = ("kvm_exit", "kvm_entry")
 
@@ -295,8 +306,8 @@ ADVICES: tuple[Advice, ...] = (
         _EXITS,
         _in_use,
         "Clocks that exit are seen by their reads: the RTC, the PIT, the HPET, the ACPI PM timer, Hyper-V's reference"
-        " counter. Pages that are read without an exit are seen when the guest enables them (REFERENCE_TSC, kvmclock)."
-        " A guest that reads the TSC alone shows nothing.",
+        " counter. Pages that are read without an exit are seen when the guest enables them (REFERENCE_TSC,"
+        " kvmclock). A guest that reads the TSC alone shows nothing.",
     ),
     _row(
         "AD202",
@@ -305,8 +316,8 @@ ADVICES: tuple[Advice, ...] = (
         "The guest keeps reading the HPET's counter.",
         "kvm_mmio",
         "The HPET is emulated by userspace: each read is an exit, a decoded instruction and a trip to QEMU. A guest"
-        " that has it as its clock reads it thousands of times a second. Hyper-V's TSC page (hv-time) and kvmclock are read"
-        " without an exit.",
+        " that has it as its clock reads it thousands of times a second. Hyper-V's TSC page (hv-time) and kvmclock"
+        " are read without an exit.",
     ),
     _row(
         "AD203",
@@ -324,8 +335,8 @@ ADVICES: tuple[Advice, ...] = (
         "The guest keeps reading HV_X64_MSR_TIME_REF_COUNT although it could read the TSC page.",
         "kvm_msr",
         "The reference counter is an MSR: each read exits. The TSC page (HV_X64_MSR_REFERENCE_TSC), which hv-time"
-        " offers as well, gives the same time without one. It is not used where the guest does not know it, where it was told"
-        " to read the MSR, or where KVM marks it invalid because the host does not keep time by its TSC.",
+        " offers as well, gives the same time without one. It is not used where the guest does not know it, where it"
+        " was told to read the MSR, or where KVM marks it invalid because the host does not keep time by its TSC.",
     ),
     _row(
         "AD205",
@@ -333,8 +344,8 @@ ADVICES: tuple[Advice, ...] = (
         PIT,
         "The guest keeps reading the PIT's counters.",
         "kvm_pio",
-        "The PIT's counters (ports 0x40 to 0x42) are emulated by KVM: each read exits, and a time takes three accesses."
-        " Only a guest that trusts no other clock reads them after it has booted.",
+        "The PIT's counters (ports 0x40 to 0x42) are emulated by KVM: each read exits, and a time takes three"
+        " accesses. Only a guest that trusts no other clock reads them after it has booted.",
     ),
     _row(
         "AD206",
@@ -343,7 +354,7 @@ ADVICES: tuple[Advice, ...] = (
         "The guest keeps reading the RTC.",
         "kvm_pio",
         "The RTC (ports 0x70, 0x71) is emulated by userspace: each register takes two exits and two trips to QEMU. A"
-        " guest reads it for the date, and to acknowledge its periodic interrupt (AD211): rates in the hundreds are the"
-        " latter, or a program that polls it.",
+        " guest reads it for the date, and to acknowledge its periodic interrupt (AD211): rates in the hundreds are"
+        " the latter, or a program that polls it.",
     ),
 )

@@ -15,7 +15,7 @@ from hvtrace.analysis.pairs import WHOLE, Rows, key_of, pairs
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
-__all__ = ["EXITS_OF", "KINDS", "KIND_BITS", "Facts"]
+__all__ = ["EXITS_OF", "KINDS", "KIND_BITS", "Facts", "about_of"]
 
 #: Tracepoints that a kind of exit always leads to: (isa, exit_reason) of such exits. Where there are exits and none of
 #: these, a table that is not there would be empty.
@@ -43,6 +43,11 @@ KIND_BITS = 56
 
 
 _T = TypeVar("_T")
+
+
+def about_of(kind: str, key: int) -> int:
+    """What stands under `about` in Facts.handled for a key of a kind."""
+    return [None, *KINDS].index(kind) << KIND_BITS | key
 
 
 class Facts:
@@ -180,6 +185,24 @@ class Facts:
     def offered(self) -> dict[int, Offered]:
         """VM → what its guest was offered and took up. Of the whole store: CPUID is read at boot."""
         return offered_by_vm(self.store, self.vms)
+
+    @cached_property
+    def used(self) -> dict[int, tuple[frozenset[int], frozenset[int]]]:
+        """VM → MSRs that its guest accessed without a fault, and codes of Hyper-V hypercalls it made; in the whole
+        store.
+        """
+        found: dict[int, tuple[set[int], set[int]]] = {vm: (set(), set()) for vm in self.vms}
+        sources = (
+            ("kvm_msr", "ecx", pl.col("exception") == 0),
+            ("kvm_hv_hypercall", "code", pl.lit(value=True)),
+        )
+        for place, (table, column, wanted) in enumerate(sources):
+            if self.has(table):
+                rows = self.store.scan(table).filter(wanted).select("vm", column).unique().collect()
+                for vm, value in rows.iter_rows():
+                    if vm in found:
+                        found[vm][place].add(value)
+        return {vm: (frozenset(msrs), frozenset(calls)) for vm, (msrs, calls) in found.items()}
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """What `make` gives, made at the first call of that name: for what an advice needs of all VMs."""

@@ -49,6 +49,7 @@ class Offered:
 
     `vendors`: leaf → vendor, of the interfaces it found. `read`: its CPUID reads of the hypervisor's leaves are in the
     recording. `hyperv`: it was offered Hyper-V; None: not known. `guest`: "Windows", "Linux" …, as it told Hyper-V.
+    `started`: its registration with Hyper-V (GUEST_OS_ID) is in the recording.
     `uses_hyperv`: it accessed a synthetic MSR or made a hypercall. `uses_kvm`: it wrote an MSR of KVM's interface.
     """
 
@@ -58,6 +59,7 @@ class Offered:
     read: bool = False
     first_seq: int | None = None
     guest: str | None = None
+    started: bool = False
     uses_hyperv: bool = False
     uses_kvm: bool = False
 
@@ -172,6 +174,7 @@ def _used(store: Store, found: Mapping[int, Offered]) -> None:
         for vm, hyperv, own_interface, value in rows.iter_rows():
             if (own := found.get(vm)) is not None:
                 own.uses_hyperv, own.uses_kvm = hyperv, own_interface
+                own.started = value is not None
                 own.guest = None if value is None else _guest(value)
     if store.has("kvm_hv_hypercall"):
         calls = store.scan("kvm_hv_hypercall").select("vm").unique().drop_nulls().collect()
