@@ -12,6 +12,10 @@ from hvtrace.analysis.advise import Question as Advisable
 from hvtrace.analysis.advise import advise
 from hvtrace.analysis.exits import Exits, Question
 from hvtrace.analysis.exits import exits as answer
+from hvtrace.analysis.halt_poll.answer import HaltPoll, halt_poll
+from hvtrace.analysis.halt_poll.answer import Question as Pollable
+from hvtrace.analysis.latency import Latency, latency
+from hvtrace.analysis.latency import Question as Waiting
 from hvtrace.analysis.query import query, told
 from hvtrace.analysis.scope import Scope
 from hvtrace.pipeline.opening import store_for
@@ -32,6 +36,17 @@ class Recording:
     def exits(self, event: str = "vmexit", **asked: Any) -> Exits:
         """What handling exits took: see hvtrace.analysis.exits.Question for what may be asked. Raises InputError."""
         return answer(self.store, Question(event=event, **asked))
+
+    def latency(self, *measures: str, **asked: Any) -> Latency:
+        """How long a guest waits: see hvtrace.analysis.latency.Question for what may be asked. Raises InputError."""
+        return latency(self.store, Waiting(measures=measures, **asked))
+
+    def halt_poll(self, *what_if: str, **asked: Any) -> HaltPoll:
+        """What halt polling cost and saved, and would under other settings: `halt_poll_ns=50000`, `off`, `guest=on`.
+
+        See hvtrace.analysis.halt_poll.answer.Question for what else may be asked. Raises HvtraceError.
+        """
+        return halt_poll(self.store, Pollable(what_if=what_if, **asked))
 
     def advise(self, *codes: str, **asked: Any) -> Advised:
         """What should be changed: all advices, or those of `codes`. Raises InputError; ValueError: an unknown code."""

@@ -23,6 +23,8 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("info", "info", "Show what a store holds: events, losses, VMs, vCPUs."),
     ("replay", "replay", "Re-execute through the reference model; report divergences."),
     ("exits", "exits", "Count exits, and say what handling them took."),
+    ("latency", "latency", "Say how long a guest waits: timers, interrupts, calls."),
+    ("halt-poll", "halt_poll", "Say what halt polling costs and saves; what if …"),
     ("advise", "advise", "Say what should be changed: flags, clocks, storms."),
     ("query", "query", "Ask in SQL, over the tables."),
     ("export", "export", "Draw a Perfetto timeline."),

@@ -1,0 +1,156 @@
+"""What polling would have cost and saved under other parameters: the recorded halts, run again.
+
+When the guest halts, and when what ends each halt comes, is taken as recorded. A halt that other parameters let poll
+long enough ends as polled halts do; one that they let sleep ends as slept ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hvtrace.analysis.halt_poll.arrivals import Arrivals
+from hvtrace.analysis.halt_poll.halts import UNKNOWN, Recorded
+from hvtrace.analysis.halt_poll.machine import walks
+from hvtrace.analysis.halt_poll.rules import Halts, Setting
+
+__all__ = ["Again", "Outcome", "again", "ranked", "run"]
+
+I64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+#: Steps of this share of the whole visit everything evenly (the golden section).
+GOLDEN = 0.6180339887498949
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Halts ready to be run again, and what waking up takes either way (`polled`, `blocked`), known or drawn.
+
+    `waits`: halts that something ended which was not there at once; only these have a latency. `known`: how many of
+    them have one that was measured, by whether they polled; `drawn`: how many have one drawn from these.
+    """
+
+    halts: Halts
+    polled: I64
+    blocked: I64
+    waits: Flags
+    known: dict[str, int]
+    drawn: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What comes of one setting. Times in ns.
+
+    `successes`: halts that polling ended; `failures`: halts that polled in vain, and slept. `polled_ns`: time polled
+    with success, `vain_ns`: in vain; `burnt_ns`: both; `cpu_share` of one CPU. Latencies are those of waking up, over
+    all halts that had to wait for something.
+    """
+
+    name: str
+    setting: dict[str, Any]
+    successes: int
+    failures: int
+    polled_ns: int
+    vain_ns: int
+    cpu_share: float | None
+    latency_mean_ns: int | None
+    latency_p50_ns: int | None
+    latency_p99_ns: int | None
+
+    @property
+    def burnt_ns(self) -> int:
+        """CPU time that polling took."""
+        return self.polled_ns + self.vain_ns
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all figures."""
+        return {**asdict(self), "burnt_ns": self.burnt_ns}
+
+
+def ranked(values: I64, wanted: int) -> I64:
+    """Draw `wanted` of `values`, spread as they are and without chance; zeros where there are none."""
+    if not len(values):
+        return np.zeros(wanted, np.int64)
+    share = (np.arange(1, wanted + 1) * GOLDEN) % 1
+    return np.sort(values)[(share * len(values)).astype(np.int64)]
+
+
+def again(halts: Recorded, arrived: Arrivals, in_force: I64) -> Again:
+    """Make halts ready. `in_force`: the polling time before each (UNKNOWN where not known)."""
+    polls = np.where(halts.allowed == 0, 0, np.maximum(in_force, 0))
+    slept = halts.waited
+    # Without polling, a halt that did not sleep was over at once; so is one that lasted less than any clock tells.
+    at_once = ~slept & ((polls == 0) & (in_force != UNKNOWN) | (halts.ns == 0))
+    known = arrived.latency != UNKNOWN
+    measured = {
+        "polled": arrived.latency[known & ~slept & ~at_once],
+        "blocked": arrived.latency[known & slept],
+    }
+    own = np.where(known, arrived.latency, halts.ns)
+    polled, blocked = (
+        # Waking up took no longer than the halt.
+        np.where(slept == (way == "blocked"), np.where(known, own, np.minimum(drawn, own)), drawn)
+        for way, drawn in ((way, ranked(values, len(halts))) for way, values in measured.items())
+    )
+    # What ended a halt came after polling where it slept, and while it polled where it did not.
+    came = halts.ns - np.where(slept, blocked, polled)
+    longest = np.where(in_force == UNKNOWN, halts.ns, np.minimum(polls, halts.ns))
+    came = np.where(slept, np.maximum(came, polls + 1), np.clip(came, 1, np.maximum(longest, 1)))
+    came = np.where(at_once, -1, came)
+    first = np.where(halts.first, np.maximum(in_force, 0), UNKNOWN)
+    ready = Halts(
+        came,
+        np.where(slept, came + polled, halts.ns),
+        np.where(slept, halts.ns, came + blocked),
+        halts.allowed != 0,
+        first,
+    )
+    waits = ~at_once
+    counts = {way: len(values) for way, values in measured.items()}
+    return Again(ready, polled, blocked, waits, counts, int((waits & ~known).sum()))
+
+
+def run(
+    recorded: Again, settings: Sequence[tuple[str, Setting, dict[str, Any]]], length_ns: int | None
+) -> list[Outcome]:
+    """Run halts through settings, each with its name and how it is written. `length_ns`: time in which they were."""
+    found = []
+    halts, waits = recorded.halts, recorded.waits
+    for (name, setting, shown), walk in zip(
+        settings, walks([setting for _, setting, _ in settings], halts), strict=True
+    ):
+        value = np.where(halts.allowed, walk.in_force, 0)
+        success = (halts.arrival <= value) & (value > 0)
+        failure = ~success & (value > 0)
+        # The guest's own polling ends when the cause comes: there is no halt to wake up from.
+        spent = np.maximum(halts.arrival, 0) if setting.guest else halts.polled
+        latency = np.where(success, 0 if setting.guest else recorded.polled, recorded.blocked)[waits]
+        polled, vain = int(spent[success].sum()), int(value[failure].sum())
+        found.append(
+            Outcome(
+                name,
+                shown,
+                int(success.sum()),
+                int(failure.sum()),
+                polled,
+                vain,
+                (polled + vain) / length_ns if length_ns else None,
+                round(float(latency.mean())) if len(latency) else None,
+                *(_rank(latency, permille) for permille in (500, 990)),
+            )
+        )
+    return found
+
+
+def _rank(values: I64, permille: int) -> int | None:
+    """The percentile as one of the values (nearest rank)."""
+    if not len(values):
+        return None
+    at = (len(values) * permille + 999) // 1000 - 1
+    return int(np.partition(values, at)[at])
