@@ -13,7 +13,10 @@ from hvtrace.parsers.source import open_stream, read_head
 __all__ = ["FORMATS", "open_recording"]
 
 #: What a user may give, for messages.
-FORMATS = "trace-cmd's trace.dat, perf.data, and the text of ftrace, trace-cmd report or perf script"
+FORMATS = (
+    "trace-cmd's trace.dat, perf.data, the text of ftrace, trace-cmd report or perf script, "
+    "QEMU's trace log or simpletrace"
+)
 
 
 def open_recording(path: str | os.PathLike[str], tsc_khz: int | None = None) -> Recording:
@@ -49,6 +52,12 @@ def open_recording(path: str | os.PathLike[str], tsc_khz: int | None = None) -> 
 
     if sniff_text(head) is not None:
         return open_text(str(path), lambda: open_stream(path), tsc_khz)
+    from hvtrace.parsers.qemu import QemuLog, SimpleTrace, is_simpletrace, sniff_log
+
+    if is_simpletrace(head):
+        return SimpleTrace(path)
+    if (form := sniff_log(head)) is not None:
+        return QemuLog(path, form, lambda: open_stream(path))
     raise InputError(path, f"not a recording hvtrace knows ({FORMATS})", 0)
 
 

@@ -16,7 +16,7 @@ from hvtrace.parsers.source import ENDS, fault_of
 from hvtrace.parsers.text.block import Block, BlockReader, Stamps
 from hvtrace.parsers.text.sniff import counts_cycles, dialect_of, sniff_text, stamps_of
 
-__all__ = ["StreamFactory", "TextRecording", "open_text"]
+__all__ = ["StreamFactory", "TextRecording", "blocks", "open_text"]
 
 #: Gives a new stream of the recording's decompressed bytes, from the start, each time it is called.
 StreamFactory = Callable[[], BinaryIO]
@@ -55,7 +55,7 @@ def open_text(
     return TextRecording(path, kind, stream_factory, head, tsc_khz)
 
 
-def _blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
     """The stream in blocks of about `size` bytes, cut at line ends (an endless line is cut anywhere)."""
     rest = b""
     while data := stream.read(size):
@@ -110,7 +110,7 @@ class TextRecording:
         if stamps is not None:
             return stamps
         with self._open() as stream:
-            for block in _blocks(stream, 1 << 20):
+            for block in blocks(stream, 1 << 20):
                 if (stamps := stamps_of(block, kind)) is not None:
                     return stamps
         return Stamps(ticks=True)
@@ -154,7 +154,7 @@ class TextRecording:
         with ThreadPoolExecutor(READERS) as pool:
             pending: deque[tuple[int, Future[Block]]] = deque()
             try:
-                for number, data in enumerate(_blocks(stream, BLOCK)):
+                for number, data in enumerate(blocks(stream, BLOCK)):
                     if len(pending) == READERS:
                         size, block = pending.popleft()
                         yield size, block.result()
