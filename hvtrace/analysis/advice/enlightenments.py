@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from hvtrace.abi import cpuid
 from hvtrace.abi.flags import FLAGS
+from hvtrace.abi.msr import msr_name
 from hvtrace.analysis.advice import snippets
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
-from hvtrace.analysis.advice.offered import GUESTS, HYPERV_VENDOR, KVM_VENDOR, Offered
+from hvtrace.analysis.advice.offered import HYPERV_VENDOR, KVM_VENDOR, Offered
 from hvtrace.analysis.advice.wording import listed
 
 __all__ = ["ADVICES", "USES"]
@@ -33,6 +34,11 @@ USES: dict[str, tuple[frozenset[int], frozenset[int]]] = {
     "hv-reenlightenment": (frozenset(range(0x4000_0106, 0x4000_0109)), frozenset()),
 }
 
+_SYNTHETIC = frozenset(range(0x4000_0000, 0x4000_0200))
+
+#: As many registers are named where nothing else is known.
+MSRS_NAMED = 6
+
 
 def _used(facts: Facts, vm: int) -> list[str]:
     """Flags of USES that the guest was seen to use."""
@@ -48,6 +54,10 @@ def _summary(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudg
         return
     seen = _used(facts, vm)
     told = [*_vendors(offered), *_told(offered)]
+    if not told and (indices := sorted(facts.used[vm][0] & _SYNTHETIC)):
+        named = [msr_name(index) or f"{index:#x}" for index in indices[:MSRS_NAMED]]
+        more = f" and {len(indices) - MSRS_NAMED} more" if len(indices) > MSRS_NAMED else ""
+        told.append(Evidence(f"synthetic MSRs accessed: {', '.join(named)}{more}"))
     if used := [name for name in seen if offered.has(name) is not False]:
         told.append(Evidence(f"used: {', '.join(used)}"))
     if tried := [name for name in seen if offered.has(name) is False]:

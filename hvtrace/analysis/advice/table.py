@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from hvtrace.analysis.advice import clock_source, enlightenments
+from hvtrace.analysis.advice import clock_source, enlightenments, flags, timers
 from hvtrace.analysis.advice.finding import Advice
 
 __all__ = ["ADVICES", "advice_by_code"]
 
 #: By code.
-ADVICES: tuple[Advice, ...] = (*enlightenments.ADVICES, *clock_source.ADVICES)
+ADVICES: tuple[Advice, ...] = (
+    *enlightenments.ADVICES,
+    *flags.ADVICES,
+    *clock_source.ADVICES,
+    *timers.ADVICES,
+)
 
 
 def advice_by_code(code: str) -> Advice | None:
