@@ -8,21 +8,28 @@ from functools import partial
 
 import polars as pl
 
-from hvtrace.analysis.advice import snippets
+from hvtrace.analysis.advice import snippets, timers
 from hvtrace.analysis.advice.facts import Facts
-from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
+from hvtrace.analysis.advice.finding import (
+    HIGH_SHARE,
+    MEDIUM_SHARE,
+    Advice,
+    Effect,
+    Evidence,
+    Finding,
+    Severity,
+    Unjudged,
+    severity_of,
+)
 from hvtrace.analysis.advice.offered import GUESTS
-from hvtrace.analysis.advice.steady import MIN_NS, Accesses, about, accesses, per_slice
+from hvtrace.analysis.advice.steady import Accesses, about, accesses, per_slice, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 
-__all__ = ["ADVICES", "HIGH_SHARE", "MEDIUM_SHARE", "READS_PER_SECOND", "severity_of"]
+__all__ = ["ADVICES", "READS_PER_SECOND"]
 
 #: Reads a second from which on they are a habit. Kernels check one clock against another a few times a second, and an
 #: idle guest with a cheap clock reads no other.
 READS_PER_SECOND = 100
-
-#: Time of the exits, as a share of one CPU's time: from there on it is no longer little, and then much.
-MEDIUM_SHARE, HIGH_SHARE = 0.01, 0.10
 
 TIME_REF_COUNT, REFERENCE_TSC = 0x4000_0020, 0x4000_0021
 #: kvmclock, by its new index and its old one.
@@ -123,26 +130,20 @@ def _own_pages(facts: Facts, vm: int) -> Pages:
     return facts.once("clock pages", lambda: _pages(facts))[vm]
 
 
-def severity_of(share: float) -> Severity:
-    """How much exits matter that take this share of one CPU's time."""
-    return (
-        Severity.HIGH if share >= HIGH_SHARE else Severity.MEDIUM if share >= MEDIUM_SHARE else Severity.LOW
-    )
-
-
-def _too_short(facts: Facts, vm: int, advice: Advice) -> Iterator[Unjudged]:
-    if not facts.in_ns:
-        yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: rates are not known")
-    elif facts.length_ns < MIN_NS:
-        reason = f"in less than {duration(MIN_NS)} a burst cannot be told from a habit"
-        yield Unjudged(advice.code, advice.name, vm, reason)
+def _ticks(facts: Facts, vm: int) -> bool:
+    """Whether the RTC interrupts the guest all the time."""
+    ticks = timers.ticks_of(facts, vm, timers.RTC)
+    return ticks is not None and ticks.steady
 
 
 def _costly(clock: Clock, facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """A clock that is read all the time."""
-    yield from (short := list(_too_short(facts, vm, advice)))
+    yield from (short := list(too_short(facts, vm, advice)))
     seen = _reads(facts, vm, clock)
     if short or not seen.steady:
+        return
+    if clock is RTC and _ticks(facts, vm):
+        # They acknowledge its interrupt, of which AD211 tells.
         return
     share = seen.time_ns / facts.length_ns
     change, flags, notes = _instead(facts, vm, clock)
@@ -252,7 +253,7 @@ def _in_use(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Which clock it is."""
     pages = _own_pages(facts, vm)
     read = [(clock, seen) for clock in CLOCKS if (seen := _reads(facts, vm, clock)).count]
-    steady = [clock.name for clock, seen in read if seen.steady]
+    steady = [clock.name for clock, seen in read if seen.steady and not (clock is RTC and _ticks(facts, vm))]
     told = []
     if pages.tsc_page is not None:
         told.append(Evidence("the guest enabled Hyper-V's TSC page", seqs=(pages.tsc_page,)))

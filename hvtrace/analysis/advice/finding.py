@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hvtrace.analysis.advice.facts import Facts
 
-__all__ = ["Advice", "Effect", "Evidence", "Finding", "Severity", "Unjudged"]
+__all__ = [
+    "HIGH_SHARE",
+    "MEDIUM_SHARE",
+    "Advice",
+    "Effect",
+    "Evidence",
+    "Finding",
+    "Severity",
+    "Unjudged",
+    "severity_of",
+]
+
+#: Time of the exits, as a share of one CPU's time: from there on it is no longer little, and then much.
+MEDIUM_SHARE, HIGH_SHARE = 0.01, 0.10
 
 
 class Severity(IntEnum):
@@ -24,6 +37,13 @@ class Severity(IntEnum):
     MEDIUM = 2
     #: Costs much of the time, or the guest's clock is wrong.
     HIGH = 3
+
+
+def severity_of(share: float) -> Severity:
+    """How much exits matter that take this share of one CPU's time."""
+    return (
+        Severity.HIGH if share >= HIGH_SHARE else Severity.MEDIUM if share >= MEDIUM_SHARE else Severity.LOW
+    )
 
 
 @dataclass(frozen=True, slots=True)

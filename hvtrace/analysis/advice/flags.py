@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import polars as pl
 
 from hvtrace.analysis.advice import snippets
-from hvtrace.analysis.advice.clock_source import severity_of
 from hvtrace.analysis.advice.facts import Facts
-from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
+from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged, severity_of
 from hvtrace.analysis.advice.offered import Offered
-from hvtrace.analysis.advice.steady import MIN_NS, Accesses, about, accesses, per_slice
+from hvtrace.analysis.advice.steady import Accesses, about, accesses, per_slice, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 
 __all__ = ["ADVICES", "CALIBRATION_READS", "EOIS_PER_SECOND"]
@@ -40,15 +39,6 @@ def _eois(facts: Facts, vm: int) -> tuple[Accesses, Accesses]:
     return apic, accesses(facts, slices, vm, {HYPERV_EOI}, EOIS_PER_SECOND)
 
 
-def _rates(facts: Facts, vm: int, advice: Advice) -> Iterator[Unjudged]:
-    """Why nothing can be said about rates, if so."""
-    if not facts.in_ns:
-        yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: rates are not known")
-    elif facts.length_ns < MIN_NS:
-        reason = f"in less than {duration(MIN_NS)} a burst cannot be told from a habit"
-        yield Unjudged(advice.code, advice.name, vm, reason)
-
-
 def _told(facts: Facts, seen: Accesses) -> Evidence:
     rate = each_second(seen.count, facts.length_ns)
     cost = f"{duration(seen.mean_ns)} each, {duration(seen.time_ns)} in all"
@@ -63,7 +53,7 @@ def _told(facts: Facts, seen: Accesses) -> Evidence:
 
 def _without_vapic(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """AD111: EOIs exit, and hv-vapic would let most of them be."""
-    if short := list(_rates(facts, vm, advice)):
+    if short := list(too_short(facts, vm, advice)):
         yield from short
         return
     offered = facts.offered[vm]
@@ -99,7 +89,7 @@ _ACCELERATION = {"kvm_amd": "avic", "kvm_intel": "enable_apicv"}
 
 def _avic_alone(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """AD112: hv-avic takes the recommendation to use the APIC MSRs back, and no hardware makes up for it."""
-    if short := list(_rates(facts, vm, advice)):
+    if short := list(too_short(facts, vm, advice)):
         yield from short
         return
     offered = facts.offered[vm]

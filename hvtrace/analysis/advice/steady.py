@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
 from hvtrace.analysis.advice.facts import KIND_BITS, KINDS, Facts
+from hvtrace.analysis.advice.finding import Advice, Unjudged
+from hvtrace.analysis.advice.wording import duration
 
-__all__ = ["MIN_NS", "Accesses", "about", "accesses", "per_slice", "slice_ns"]
+__all__ = ["STEADY", "Accesses", "about", "accesses", "per_slice", "slice_ns", "too_short"]
 
 #: The part looked at is cut into ten slices, but none longer than a second or shorter than a tenth of one. What a boot
 #: does (calibration: some tens of ms a clock) lies in one of them, or in two.
@@ -51,6 +53,15 @@ def about(kind: str, number: int, *, write: bool = False) -> int:
 def slice_ns(facts: Facts) -> int:
     """How long a slice is."""
     return min(max(facts.length_ns // SLICES, SHORTEST_NS), LONGEST_NS)
+
+
+def too_short(facts: Facts, vm: int, advice: Advice) -> Iterator[Unjudged]:
+    """Why nothing can be said about rates, if so."""
+    if not facts.in_ns:
+        yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: rates are not known")
+    elif facts.length_ns < MIN_NS:
+        reason = f"in less than {duration(MIN_NS)} a burst cannot be told from a habit"
+        yield Unjudged(advice.code, advice.name, vm, reason)
 
 
 def per_slice(facts: Facts, watched: Collection[int]) -> pl.DataFrame:

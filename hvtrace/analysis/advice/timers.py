@@ -9,14 +9,13 @@ from functools import partial
 import polars as pl
 
 from hvtrace.analysis.advice import snippets
-from hvtrace.analysis.advice.clock_source import severity_of
 from hvtrace.analysis.advice.facts import Facts
-from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
+from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged, severity_of
 from hvtrace.analysis.advice.offered import GUESTS
-from hvtrace.analysis.advice.steady import MIN_NS, STEADY, Accesses, about, accesses, per_slice, slice_ns
+from hvtrace.analysis.advice.steady import STEADY, Accesses, about, accesses, per_slice, slice_ns, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 
-__all__ = ["ADVICES", "ARMS_PER_SECOND", "EXPIRATIONS_PER_SECOND", "TICKS_PER_SECOND"]
+__all__ = ["ADVICES", "ARMS_PER_SECOND", "EXPIRATIONS_PER_SECOND", "RTC", "TICKS_PER_SECOND", "ticks_of"]
 
 #: Interrupts of a device a second from which on it is a tick: Windows runs the RTC at 64 Hz and more, kernels tick at
 #: 100 Hz and more; the time of day alters once a second.
@@ -24,6 +23,10 @@ TICKS_PER_SECOND = 50
 
 #: Settings of the APIC's timer, and expirations of synthetic timers, a second, from which on they are worth a word.
 ARMS_PER_SECOND = EXPIRATIONS_PER_SECOND = 100
+
+#: QEMU raises a line once for each interrupt controller, up to some 0.3 ms apart: one interrupt. No system ticks 2,000
+#: times a second.
+SAME_NS = 500_000
 
 #: A tick is regular where so many of the times between its interrupts are within a fifth of the middle one.
 REGULAR = 0.8
@@ -94,13 +97,16 @@ def _lines(facts: Facts) -> dict[tuple[int, int, bool], Ticks]:
     if "kvm_set_irq" not in facts.tables:
         return {}
     ts, width = pl.col("ts_ns"), slice_ns(facts)
+    line = ("vm", "gsi", "pit")
     rows = (
         facts.tables["kvm_set_irq"]
         .filter(pl.col("vm").is_not_null(), pl.col("level") == 1, pl.col("gsi") < 24)
         # The PIT of KVM has a source of its own; userspace's lines have none.
-        .group_by("vm", "gsi", pit=pl.col("irq_source_id") != 0)
+        .select("vm", "gsi", "seq", "ts_ns", pit=pl.col("irq_source_id") != 0)
+        .filter((ts.diff().over(line) > SAME_NS).fill_null(value=True))
+        .group_by(line)
         .agg(
-            "seq",
+            ends=pl.concat_list(pl.col("seq").first(), pl.col("seq").last()),
             count=pl.len(),
             slices=(ts // width).value_counts(),
             between=ts.diff().drop_nulls(),
@@ -152,7 +158,7 @@ def _hpet_lines(facts: Facts) -> dict[int, frozenset[int]]:
     return found
 
 
-def _ticks(facts: Facts, vm: int, device: Device) -> Ticks | None:
+def ticks_of(facts: Facts, vm: int, device: Device) -> Ticks | None:
     """The interrupts of a device; None where it raises none."""
     lines = facts.once("timer lines", lambda: _lines(facts))
     hpet = facts.once("HPET lines", lambda: _hpet_lines(facts)).get(vm, frozenset())
@@ -193,23 +199,15 @@ def _expirations(facts: Facts) -> dict[int, tuple[dict[bool, int], bool, tuple[i
 def _stimers(facts: Facts, vm: int) -> bool:
     """Whether the guest uses synthetic timers: one expired, or was set."""
     found = facts.once("expirations", lambda: _expirations(facts)).get(vm)
-    return found is not None and any(found[0].values()) or bool(_handled(facts, vm, STIMER_COUNTS, 0).count)
-
-
-def _rates(facts: Facts, vm: int, advice: Advice) -> Iterator[Unjudged]:
-    if not facts.in_ns:
-        yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: rates are not known")
-    elif facts.length_ns < MIN_NS:
-        reason = f"in less than {duration(MIN_NS)} a burst cannot be told from a habit"
-        yield Unjudged(advice.code, advice.name, vm, reason)
+    return (found is not None and any(found[0].values())) or bool(_handled(facts, vm, STIMER_COUNTS, 0).count)
 
 
 def _ticking(device: Device, facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """A device that ticks where synthetic timers could."""
-    if short := list(_rates(facts, vm, advice)):
+    if short := list(too_short(facts, vm, advice)):
         yield from short
         return
-    ticks = _ticks(facts, vm, device)
+    ticks = ticks_of(facts, vm, device)
     if ticks is None or not ticks.steady or _stimers(facts, vm):
         return
     seen = _handled(facts, vm, device.registers, 0)
@@ -283,7 +281,7 @@ def _instead(facts: Facts, vm: int) -> tuple[str, list[str]]:
 
 def _apic_timer(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """AD214: the APIC's timer where a synthetic one is not offered."""
-    if short := list(_rates(facts, vm, advice)):
+    if short := list(too_short(facts, vm, advice)):
         yield from short
         return
     offered = facts.offered[vm]
@@ -327,7 +325,7 @@ def _apic_timer(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
 
 def _by_message(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """AD215: synthetic timers that expire by message."""
-    if short := list(_rates(facts, vm, advice)):
+    if short := list(too_short(facts, vm, advice)):
         yield from short
         return
     if not facts.has("kvm_hv_stimer_expiration"):
