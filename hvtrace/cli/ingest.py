@@ -34,6 +34,14 @@ def ingest(
         Path | None,
         typer.Option("--output", "-o", metavar="STORE", help="Default: NAME.hvt in this directory."),
     ] = None,
+    qemu: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--qemu",
+            metavar="FILE",
+            help="QEMU's own trace of the run (log or simpletrace), brought onto the same clock. May stand among REC.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the store if there is one.")] = False,
 ) -> None:
     """Read a recording into a store of Arrow tables.
@@ -46,6 +54,8 @@ def ingest(
       hvtrace ingest trace.dat
 
       hvtrace ingest perf.data.zst -o last-night.hvt --force
+
+      hvtrace ingest trace.dat --qemu qemu-trace.log
     """
     from hvtrace.pipeline.ingest import ingest as run
     from hvtrace.render.progress import bar
@@ -53,5 +63,5 @@ def ingest(
 
     target = output or default_store(recordings[0])
     with bar() as progress:
-        manifest = run(recordings, target, force=force, progress=progress)
+        manifest = run([*recordings, *(qemu or ())], target, force=force, progress=progress)
     after_ingest(manifest, target)

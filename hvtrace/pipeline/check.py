@@ -325,10 +325,11 @@ def _losses(manifest: Manifest, notes: list[str]) -> list[tuple[int | None, int 
     """
     losses = [(lost.get("from_ns"), lost.get("to_ns")) for lost in manifest.lost]
     first, last = manifest.time.get("first_ns"), manifest.time.get("last_ns")
-    gradual = any(not _format(source).startswith("trace.dat") for source in manifest.sources)
+    # QEMU's own trace has no events of KVM's.
+    gradual = any(not _format(source).startswith(("trace.dat", "QEMU ")) for source in manifest.sources)
     if gradual and first is not None and last is not None:
         losses += [(None, first + GRADUAL_NS), (last - GRADUAL_NS, None)]
-    if any(source.get("corrupt") for source in manifest.sources):
+    if any(source.get("corrupt") and "aligned" not in source for source in manifest.sources):
         losses.append((None, None))
         notes.append(
             "the recording is corrupt: nobody knows which of its bytes are right, so nothing is judged"

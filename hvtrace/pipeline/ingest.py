@@ -16,6 +16,7 @@ from hvtrace.errors import HvtraceError, InputError
 from hvtrace.parsers.ahead import ahead
 from hvtrace.parsers.open import open_recording
 from hvtrace.parsers.recording import IRQ, Lost, Recording, Threads, Window
+from hvtrace.pipeline.alignment import Aligned, align, is_qemu
 from hvtrace.pipeline.attribution import Attribution, Attributor
 from hvtrace.pipeline.merge import merge
 from hvtrace.pipeline.metadata import find_metadata, host_facts, tsc_khz_of
@@ -38,7 +39,7 @@ Path_ = str | os.PathLike[str]
 def ingest(
     paths: Sequence[Path_], target: Path_, *, force: bool = False, progress: Progress | None = None
 ) -> Manifest:
-    """Read the recordings at `paths` (several: buffers of one run) and write the store `target`.
+    """Read the recordings at `paths` (several: buffers of one run, QEMU's own trace) and write the store `target`.
 
     Returns its manifest. Raises InputError where a recording is unusable or holds no event at all, or where
     `target` exists and `force` is not given; then nothing is left behind.
@@ -47,6 +48,7 @@ def ingest(
     recordings: list[Recording] = []
     try:
         recordings = [open_recording(path, tsc_khz_of(metadata or find_metadata(path))) for path in paths]
+        recordings = _aligned(recordings, progress)
         clocks = {r.clock for r in recordings}
         if len(clocks) > 1:
             names = ", ".join(f"{r.source.path}: {r.clock.name} ({r.clock.unit})" for r in recordings)
@@ -61,6 +63,16 @@ def ingest(
     finally:
         for recording in recordings:
             recording.close()
+
+
+def _aligned(recordings: Sequence[Recording], progress: Progress | None) -> list[Recording]:
+    """Recordings of the host, and those of QEMU on the host's clock."""
+    host = [r for r in recordings if not is_qemu(r)]
+    if not host or len(host) == len(recordings):
+        return list(recordings)
+    size = sum(r.source.size for r in host)
+    report = None if progress is None else lambda done: progress(min(done, size), size, "aligning")
+    return [Aligned(r, align(host, r, report), host[0].clock) if is_qemu(r) else r for r in recordings]
 
 
 def _threads(recordings: Sequence[Recording]) -> Threads:
@@ -195,6 +207,7 @@ def _describe(
             "corrupt": sum(not d.cut for d in r.damage),
             "damage": [asdict(d) for d in r.damage[:MAX_LISTED]],
             "not_understood": asdict(r.not_understood),
+            **({"aligned": r.as_dict()} if isinstance(r, Aligned) else {}),
         }
         for r in recordings
     ]

@@ -21,7 +21,7 @@ COMMON_COLUMNS: tuple[Field, ...] = (
 )
 
 #: Present only where stamps were converted (x86-tsc): the stamp as the file holds it.
-RAW_STAMP = Field("ts_raw", "u64", "Time stamp as recorded, in ticks of the trace clock.")
+RAW_STAMP = Field("ts_raw", "u64", "Time stamp as recorded: ticks of the trace clock; ns of QEMU's clock.")
 
 COMMON_NAMES: frozenset[str] = frozenset(c.name for c in (*COMMON_COLUMNS, RAW_STAMP))
 

@@ -23,7 +23,9 @@ class Manifest:
     """The manifest's keys, as in the file.
 
     `sources`: per recording name, size (bytes), format, clock, facts, damage ([{offset, message, cut}]), damaged
-    (how many), corrupt (how many of them are more than a file that ends early), not_understood ({count, samples}).
+    (how many), corrupt (how many of them are more than a file that ends early), not_understood ({count, samples}), and
+    where its stamps were brought onto another clock aligned ({offset_ns, drift, since_ns, residual_ns, pairs, how,
+    clock, lost}).
     `clock`: name, unit of `ts_ns` ("ns" or "ticks"), raw (whether tables have `ts_raw`). `events`: rows by tracepoint.
     `tracepoints`: names of all events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null
     where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq,
