@@ -26,6 +26,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("latency", "latency", "Say how long a guest waits: timers, interrupts, calls."),
     ("halt-poll", "halt_poll", "Say what halt polling costs and saves; what if …"),
     ("advise", "advise", "Say what should be changed: flags, clocks, storms."),
+    ("diff", "diff", "Compare two recordings: what changed, beyond chance."),
     ("query", "query", "Ask in SQL, over the tables."),
     ("export", "export", "Draw a Perfetto timeline."),
     ("view", "view", "Open that timeline in the Perfetto UI."),

@@ -1,0 +1,1 @@
+"""What changed between two recordings, and what chance alone would change."""
