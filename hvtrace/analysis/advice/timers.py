@@ -37,8 +37,11 @@ EOM = about("msr", 0x4000_0084, write=True)
 STIMER_COUNTS = frozenset(about("msr", index, write=True) for index in range(0x4000_00B1, 0x4000_00B8, 2))
 
 HPET = 0xFED0_0000
-#: Offsets of the HPET's registers (IA-PC HPET 1.0a): general configuration; configuration of timer N at 0x100 + 0x20 N.
-HPET_CONFIG, HPET_TIMERS, HPET_TIMER = 0x10, 0x100, 0x20
+#: Offsets of the HPET's registers (IA-PC HPET 1.0a): general configuration; configuration of timer N at 0x100 + 0x20 N,
+#: its comparator 8 bytes behind.
+HPET_CONFIG, HPET_TIMERS, HPET_TIMER, HPET_COMPARATOR = 0x10, 0x100, 0x20, 0x08
+#: Legacy replacement: timer 0 has the PIT's line, timer 1 the RTC's.
+LEGACY = (0, 8)
 #: QEMU's HPET has at most 32 timers; guests use the first three.
 HPET_MOST = 3
 
@@ -68,7 +71,7 @@ HPET_DEVICE = Device(
     frozenset(
         about("address", HPET + HPET_TIMERS + HPET_TIMER * timer + register, write=True)
         for timer in range(HPET_MOST)
-        for register in (0, 8)
+        for register in (0, HPET_COMPARATOR)
     ),
 )
 _WATCHED = frozenset(
@@ -128,32 +131,41 @@ def _lines(facts: Facts) -> dict[tuple[int, int, bool], Ticks]:
 
 
 def _hpet_lines(facts: Facts) -> dict[int, frozenset[int]]:
-    """VM → GSIs that its HPET's enabled timers raise, by the last values written to its registers."""
+    """VM → GSIs that its HPET's enabled timers raise, by the last values written to its registers.
+
+    Where a recording begins after the guest has set them: the lines of legacy replacement, of timers that are still
+    set to a time. KVM's PIT is known from its own source, so that GSI 0 is the HPET's if userspace raises it.
+    """
     if not facts.has("kvm_mmio"):
         return {}
     offset = pl.col("gpa").cast(pl.Int64) - HPET
     timers = [HPET_TIMERS + HPET_TIMER * timer for timer in range(HPET_MOST)]
+    times_ = [place + HPET_COMPARATOR for place in timers]
     rows = (
         facts.store.scan("kvm_mmio")
-        .filter(pl.col("vm").is_not_null(), pl.col("type") == 2, offset.is_in([HPET_CONFIG, *timers]))
+        .filter(
+            pl.col("vm").is_not_null(), pl.col("type") == 2, offset.is_in([HPET_CONFIG, *timers, *times_])
+        )
         .group_by("vm", offset=offset)
         # A timer is on as long as something set it on: guests switch it off and on again.
-        .agg(value=pl.col("val").last(), ever=(pl.col("val") & 4 != 0).any(), route=pl.col("val").last())
+        .agg(value=pl.col("val").last(), ever=(pl.col("val") & 4 != 0).any())
         .collect()
     )
     values: dict[int, dict[int, tuple[int, bool]]] = {}
-    for vm, place, value, ever, _ in rows.iter_rows():
+    for vm, place, value, ever in rows.iter_rows():
         values.setdefault(vm, {})[place] = (value, ever)
     found: dict[int, frozenset[int]] = {}
     for vm, own in values.items():
-        config, _ = own.get(HPET_CONFIG, (0, False))
+        if HPET_CONFIG not in own:
+            found[vm] = frozenset(gsi for gsi, place in zip(LEGACY, times_, strict=False) if place in own)
+            continue
+        config, _ = own[HPET_CONFIG]
         lines = set()
         for number, place in enumerate(timers):
             value, ever = own.get(place, (0, False))
-            # Legacy replacement: timer 0 has the PIT's line, timer 1 the RTC's.
-            legacy = bool(config & 2) and number < 2
             if ever:
-                lines.add((0, 8)[number] if legacy else value >> 9 & 0x1F)
+                legacy = config & 2 and number < len(LEGACY)
+                lines.add(LEGACY[number] if legacy else value >> 9 & 0x1F)
         found[vm] = frozenset(lines) if config & 1 else frozenset()
     return found
 
