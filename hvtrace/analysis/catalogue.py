@@ -49,8 +49,8 @@ class Table:
 
 
 def names(store: Store) -> list[str]:
-    """Tables that the store has: tracepoints by name, then lost, divergences, coverage."""
-    return [*store.tracepoints, *(name for name in TABLES if store.has(name))]
+    """Tables that the store has: tracepoints by name, events decoded from markers, lost, divergences, coverage."""
+    return [*store.tracepoints, *store.decoded, *(name for name in TABLES if store.has(name))]
 
 
 def tables(store: Store) -> list[Table]:

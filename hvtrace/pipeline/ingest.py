@@ -18,12 +18,13 @@ from hvtrace.parsers.open import open_recording
 from hvtrace.parsers.recording import IRQ, Lost, Recording, Threads, Window
 from hvtrace.pipeline.alignment import Aligned, align, is_qemu
 from hvtrace.pipeline.attribution import Attribution, Attributor
+from hvtrace.pipeline.markers import Markers
 from hvtrace.pipeline.merge import merge
 from hvtrace.pipeline.metadata import find_metadata, host_facts, tsc_khz_of
 from hvtrace.schema.common import RAW_STAMP, column_name
 from hvtrace.schema.names import EXIT_REASON, decoded
 from hvtrace.schema.registry import BY_NAME
-from hvtrace.store import Manifest, StoreWriter
+from hvtrace.store import DECODED, Manifest, StoreWriter
 
 __all__ = ["ingest"]
 
@@ -101,9 +102,15 @@ def _write(
     base = 0
     first: int | None = None
     last: int | None = None
+    markers = None if any(isinstance(r, Aligned) for r in recordings) else Markers()
     with StoreWriter(target, force=force, prepare=_add_names) as writer:
         for window in ahead(_windows(recordings, progress, total, doing)):
-            who = attributor.attribute(window.tables, base, window.events)
+            # QEMU's events are taken from its own trace where that is given.
+            decoded = {} if markers is None else markers.decode(window.tables)
+            who = attributor.attribute({**decoded, **window.tables}, base, window.events)
+            for name, batch in decoded.items():
+                manifest.decoded[name] = manifest.decoded.get(name, 0) + batch.num_rows
+                writer.append(name, _finished(batch, base, who[name]), DECODED)
             for name, batch in window.tables.items():
                 manifest.events[name] = manifest.events.get(name, 0) + batch.num_rows
                 stamps = batch.column("ts_ns")

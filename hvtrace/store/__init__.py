@@ -2,6 +2,6 @@
 
 from hvtrace.store.manifest import FORMAT_VERSION, Manifest
 from hvtrace.store.reader import Store, is_store
-from hvtrace.store.writer import StoreWriter
+from hvtrace.store.writer import DECODED, EVENTS, StoreWriter
 
-__all__ = ["FORMAT_VERSION", "Manifest", "Store", "StoreWriter", "is_store"]
+__all__ = ["DECODED", "EVENTS", "FORMAT_VERSION", "Manifest", "Store", "StoreWriter", "is_store"]

@@ -27,8 +27,8 @@ class Manifest:
     where its stamps were brought onto another clock aligned ({offset_ns, drift, since_ns, residual_ns, pairs, how,
     clock, lost}).
     `clock`: name, unit of `ts_ns` ("ns" or "ticks"), raw (whether tables have `ts_raw`). `events`: rows by tracepoint.
-    `tracepoints`: names of all events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null
-    where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq,
+    `decoded`: rows by event of the tables that say what markers in the recording mean. `tracepoints`: names of all
+    events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq,
     last_seq, tgid, certain}]. `host`: facts from metadata beside the recording.
     """
 
@@ -37,6 +37,7 @@ class Manifest:
     kernel: str | None = None
     host: dict[str, Any] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
+    decoded: dict[str, int] = field(default_factory=dict)
     total: int = 0
     tracepoints: list[str] = field(default_factory=list)
     lost: list[dict[str, Any]] = field(default_factory=list)

@@ -39,10 +39,18 @@ class Store:
         """Tracepoints that have rows, by name."""
         return tuple(sorted(p.stem for p in (self.path / "events").glob("*.parquet")))
 
+    @cached_property
+    def decoded(self) -> tuple[str, ...]:
+        """Events that markers in the recording tell of, by name; their rows have the markers' `seq`."""
+        return tuple(sorted(p.stem for p in (self.path / "decoded").glob("*.parquet")))
+
     def file(self, table: str) -> Path:
-        """Path of a table: a tracepoint's, or "lost", "divergences", "coverage"."""
-        events = self.path / "events" / f"{table}.parquet"
-        return events if events.exists() else self.path / f"{table}.parquet"
+        """Path of a table: a tracepoint's, a decoded event's, or "lost", "divergences", "coverage"."""
+        for folder in ("events", "decoded"):
+            path = self.path / folder / f"{table}.parquet"
+            if path.exists():
+                return path
+        return self.path / f"{table}.parquet"
 
     def has(self, table: str) -> bool:
         """Whether the store holds that table."""

@@ -21,7 +21,7 @@ from hvtrace.errors import HvtraceError, InputError
 from hvtrace.schema.tables import table_schema
 from hvtrace.store.manifest import MANIFEST, Manifest
 
-__all__ = ["StoreWriter"]
+__all__ = ["DECODED", "EVENTS", "StoreWriter"]
 
 #: Rows of a row group, at most a little more.
 ROW_GROUP = 1 << 20
@@ -33,7 +33,8 @@ WAITING_BYTES = 96 << 20
 #: Ascending by nature: differences are small.
 DELTA = ("seq", "ts_ns", "ts_raw")
 
-EVENTS = "events"
+#: Folders of tables: one file a tracepoint; and what markers say, one file an event of whoever wrote them.
+EVENTS, DECODED = "events", "decoded"
 
 
 class _Table:
@@ -113,18 +114,20 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, name: str, batch: pa.RecordBatch) -> None:
-        """Add rows to the table of tracepoint `name`; they follow in time those added before."""
-        table = self._tables.get(name)
+    def append(self, name: str, batch: pa.RecordBatch, folder: str = EVENTS) -> None:
+        """Add rows to the table of event `name` in EVENTS or DECODED; they follow in time those added before."""
+        key = name if folder == EVENTS else f"{folder}/{name}"
+        table = self._tables.get(key)
         if table is None:
             if "/" in name or name in ("", ".", "..") or len(name) > 200 or not name.isprintable():
                 raise HvtraceError(f"an event is named {name[:40]!r}, which cannot name a table")
-            table = self._tables[name] = _Table(self.directory / EVENTS / f"{name}.parquet")
+            (self.directory / folder).mkdir(exist_ok=True)
+            table = self._tables[key] = _Table(self.directory / folder / f"{name}.parquet")
         table.collected.append(batch)
         table.rows += batch.num_rows
         table.bytes += batch.nbytes
         if table.rows >= ROW_GROUP:
-            self._flush(name, table)
+            self._flush(key, table)
         elif sum(t.bytes for t in self._tables.values()) > COLLECT_BYTES:
             self._flush(*max(self._tables.items(), key=lambda item: item[1].bytes))
 
@@ -152,7 +155,7 @@ class StoreWriter:
             before.result()
         rows = pa.Table.from_batches(_alike(table.queue.popleft())).unify_dictionaries()
         if self._prepare is not None:
-            rows = self._prepare(name, rows)
+            rows = self._prepare(name.removeprefix(f"{DECODED}/"), rows)
         table.write(rows)
 
     def finish(self, manifest: Manifest) -> None:
