@@ -28,8 +28,9 @@ class Manifest:
     clock, lost}).
     `clock`: name, unit of `ts_ns` ("ns" or "ticks"), raw (whether tables have `ts_raw`). `events`: rows by tracepoint.
     `decoded`: rows by event of the tables that say what markers in the recording mean. `tracepoints`: names of all
-    events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null where not known. `time`: first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq,
-    last_seq, tgid, certain}]. `host`: facts from metadata beside the recording.
+    events whose formats the recording carries. `lost`: [{cpu, from_ns, to_ns, count}], null where not known. `time`:
+    first_ns, last_ns, duration_ns. `vms`: [{vm, name, vcpus: [{vcpu, tids}], first_seq, last_seq, tgid, certain}].
+    `host`: facts from metadata beside the recording.
     """
 
     sources: list[dict[str, Any]] = field(default_factory=list)
