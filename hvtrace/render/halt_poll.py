@@ -31,6 +31,12 @@ SETTING_COLUMNS = (
     "latency_p99_ns",
 )
 
+#: Settings that are always there: the recording's own, and none.
+AGAINST = 2
+
+#: vCPUs that the text form shows.
+MOST = 16
+
 #: What differs between a recomputed change and a recorded one.
 DIFFERS = {
     "value": "grew or shrank to another value",
@@ -72,10 +78,13 @@ _LATENCIES = (
 def _share(share: float | None) -> str:
     if share is None:
         return "?"
-    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.1f}%"
+    return "<0.01%" if 0 < share < 0.0001 else f"{100 * share:.2f}%"
 
 
-def _settings(most: float, longest: int) -> tuple[Column, ...]:
+def _settings(most: float, longest: int, best: str | None) -> tuple[Column, ...]:
+    def name(row: dict[str, Any], _: Units) -> str:
+        return safe(row["name"], 40) + (" ◀" if row["name"] == best else "")
+
     def cpu(row: dict[str, Any], _: Units) -> str:
         return bar((row["cpu_share"] or 0) / most, BAR) if most else ""
 
@@ -83,17 +92,17 @@ def _settings(most: float, longest: int) -> tuple[Column, ...]:
         return bar((row["latency_mean_ns"] or 0) / longest, BAR) if longest else ""
 
     return (
-        Column("", 0, lambda row, _: safe(row["name"], 40), right=False),
-        Column.count("successes", "success", 5),
-        Column.count("failures", "failed", 6),
-        Column.time("polled_ns", "polled", 8),
-        Column.time("vain_ns", "in vain", 7),
+        Column("what if", 0, name, right=False),
+        Column.count("successes", "success", 6),
+        Column.count("failures", "failed", 7),
+        Column.time("polled_ns", "polled", 9),
+        Column.time("vain_ns", "in vain", 8),
         Column("CPU", 1, lambda row, _: _share(row["cpu_share"])),
-        Column("", 9, cpu, right=False),
-        Column.time("latency_mean_ns", "wake-up mean", 2),
-        Column("", 10, latency, right=False),
+        Column("", 4, cpu, right=False),
+        Column.time("latency_mean_ns", "wake-up", 2),
+        Column("", 5, latency, right=False),
+        Column.time("latency_p50_ns", "p50", 10),
         Column.time("latency_p99_ns", "p99", 3),
-        Column.time("latency_p50_ns", "p50", 4),
     )
 
 
@@ -134,6 +143,8 @@ def _parameters(answer: Mapping[str, Any]) -> list[str]:
     if found is None:
         text = "kvm_halt_poll_ns was not recorded: polling times are those the parameters lead to."
         return [*lines, *wrapped(text)]
+    if not found["recorded"] and not found["missing"]:
+        return [*lines, "No change of a polling time was recorded, and none was due."]
     text = f"Reproduced {found['matched']} of {plural(found['recorded'], 'recorded change')}"
     text += " of polling times" + (f"; {found['unknown']} cannot be told" if found["unknown"] else "")
     lines += wrapped(f"{text}.")
@@ -156,7 +167,7 @@ def _change(change: Sequence[int] | None) -> str:
 
 
 def _halts(answer: Mapping[str, Any], units: Units) -> list[str]:
-    rows = list(answer["rows"])
+    rows = list(answer["rows"])[:MOST]
     if len(rows) > 1:
         rows.append(answer["total"] | {"label": "all"})
     used = [
@@ -164,7 +175,11 @@ def _halts(answer: Mapping[str, Any], units: Units) -> list[str]:
         for column in _HALTS
         if column.title not in ("barred", "unknown") or answer["total"][column.title]
     ]
-    return table(used, rows, units)
+    return [*table(used, rows, units), *_more(len(answer["rows"]))]
+
+
+def _more(number: int) -> list[str]:
+    return [f"… and {number - MOST:,} more vCPUs (--output-format json has all)"] if number > MOST else []
 
 
 def _latency(answer: Mapping[str, Any], units: Units) -> list[str]:
@@ -197,34 +212,35 @@ def _over_time(answer: Mapping[str, Any], units: Units) -> list[str]:
             "bold",
         )
     ]
-    names = [_vcpu(row) for row in answer["over_time"]["vcpus"]]
+    shown = answer["over_time"]["vcpus"][:MOST]
+    names = [_vcpu(row) for row in shown]
     width = max(map(len, names))
-    for name, row in zip(names, answer["over_time"]["vcpus"], strict=True):
+    for name, row in zip(names, shown, strict=True):
         line = "".join(
             " " if value is None else "·" if value == 0 else STEPS[min(value * len(STEPS) // (most + 1), 7)]
             for value in row["poll_max_ns"]
         )
         lines.append(f"{name:<{width}} {line}".rstrip())
-    return lines
+    return [*lines, *_more(len(answer["rows"]))]
 
 
 def _outcomes(answer: Mapping[str, Any], units: Units) -> list[str]:
     rows = answer["settings"]
     most = max((row["cpu_share"] or 0 for row in rows), default=0)
     longest = max((row["latency_mean_ns"] or 0 for row in rows), default=0)
-    lines = table(_settings(most, longest), rows, units)
-    lines[0] = lines[0].replace("        ", "What if ", 1) if lines[0].startswith(" " * 8) else lines[0]
-    best = answer["recommended"]
-    if best is None or len(rows) < 3:
+    best = answer["recommended"] if len(rows) > AGAINST else None
+    lines = table(_settings(most, longest, best and best["name"]), rows, units)
+    if len(rows) <= AGAINST:
+        return [*lines, "Other settings: --what-if halt_poll_ns=50000, --sweep auto."]
+    if best is None:
         return lines
     text = f"Recommended: {best['name']}: {best['reason']}"
     if best["share"] is not None:
-        text += f": {duration(best['saving_ns'])} less mean wake-up latency than off, {100 * best['share']:.0f}% of it"
-    return [
-        *lines,
-        "",
-        *(styled(line, "green") for line in wrapped(f"{text} (--prefer {best['prefer']}).", "", "  ")),
-    ]
+        text += f": {units.time(best['saving_ns'])} less on average than without polling, {best['share']:.0%} of that"
+        chosen = next(row for row in rows if row["name"] == best["name"])
+        text += f", for {units.time(chosen['burnt_ns'])} of CPU time"
+    text += f" (--prefer {best['prefer']})."
+    return [*lines, "", *(styled(line, "green") for line in wrapped(text, "", "  "))]
 
 
 def _notes(answer: Mapping[str, Any]) -> list[str]:

@@ -211,8 +211,8 @@ def _in_force(halts: Recorded, own: Own) -> I64:
     came = np.where(halts.waited, never, -1)
     first = np.where(halts.first, 0, UNKNOWN)
     as_recorded = Halts(came, halts.ns, halts.ns, halts.allowed != 0, first)
-    (walk,) = walks([own.setting], as_recorded)
-    return walk.in_force
+    (in_force,) = walks([own.setting], as_recorded)
+    return in_force
 
 
 def _ways(halts: Recorded, in_force: I64, arrived: Arrivals) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _stamps(rows: pl.LazyFrame, cause: Cause, halts: Recorded) -> Iterator[tuple
     keys, stamps = found["key"].to_numpy(), found["ts_ns"].to_numpy()
     order = np.argsort(of, kind="stable")
     whose, starts = np.unique(of[order], return_index=True)
-    ends = np.append(starts[1:], len(of))
+    ends = np.append(starts, len(of))[1:]
     for one, a, b in zip(whose.tolist(), starts.tolist(), ends.tolist(), strict=True):
         low, high = np.searchsorted(keys, [one, one + 1])
         if low < high:

@@ -13,16 +13,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_VALUES", "U32", "GuestSetting", "Halts", "HostSetting", "Setting"]
+__all__ = ["U32", "GuestSetting", "Halts", "HostSetting", "Setting"]
 
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 #: The kernel reckons with unsigned int.
 U32 = 0xFFFF_FFFF
-
-#: Values that a polling time may take under one setting: more than any sensible parameters lead to.
-MAX_VALUES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +40,8 @@ class Halts:
     def __len__(self) -> int:
         return len(self.arrival)
 
-    def at(self, index: npt.NDArray[np.intp]) -> Halts:
-        """Some of them."""
+    def at(self, index: npt.NDArray[np.intp] | int) -> Halts:
+        """Some of them; or a row of them where the arrays have rows."""
         return Halts(*(getattr(self, name)[index] for name in Halts.__slots__))
 
 
@@ -63,8 +60,8 @@ class Setting(Protocol):
     def thresholds(self, values: Iterable[int]) -> set[int]:
         """Times t for which it may matter, with these polling times, whether one of a halt's is ≤ t."""
 
-    def after(self, value: int, halts: Halts) -> I64:
-        """The polling time after each of `halts`, where it is `value` before."""
+    def after(self, value: I64, halts: Halts) -> I64:
+        """The polling time after each of `halts`, where it is `value` before; of any shapes that go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +126,15 @@ class HostSetting:
         """The polling times, and what lies on either side of the cap."""
         return {*values, self.limit, self.limit - 1}
 
-    def after(self, value: int, halts: Halts) -> I64:
+    def after(self, value: I64, halts: Halts) -> I64:
         """The polling time after each of `halts`, as the next halt holds it."""
-        before = np.full(len(halts), value, np.int64)
         if self.limit == 0:
-            return np.where(halts.allowed, 0, before)
+            return np.where(halts.allowed, 0, value)
         ns = np.where(halts.arrival <= value, halts.polled, halts.blocked)
-        grows, shrinks = self.due(before, ns)
-        changed = np.where(shrinks, self.held(self.shrunk(before)), before)
-        changed = np.where(grows, self.held(self.grown(before)), changed)
-        return np.where(halts.allowed, changed, before)
+        grows, shrinks = self.due(value, ns)
+        changed = np.where(shrinks, self.held(self.shrunk(value)), value)
+        changed = np.where(grows, self.held(self.grown(value)), changed)
+        return np.where(halts.allowed, changed, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,25 +157,29 @@ class GuestSetting:
 
     def next(self, value: int) -> set[int]:
         """Itself, and what it grows and shrinks to (adjust_poll_limit)."""
-        return {value, self._grown(value), self._shrunk(value)}
+        one = np.array([value], np.int64)
+        return {value, int(self.grown(one)[0]), int(self.shrunk(one)[0])}
 
-    def _grown(self, value: int) -> int:
-        return min(max(value * self.grow & U32, self.start), self.cap)
+    def grown(self, value: I64) -> I64:
+        """What a limit grows to."""
+        grown: I64 = np.minimum(np.maximum(value * self.grow & U32, self.start), self.cap)
+        return grown
 
-    def _shrunk(self, value: int) -> int:
+    def shrunk(self, value: I64) -> I64:
+        """What a limit shrinks to."""
         if not self.allow_shrink:
             return value
-        return value // self.shrink if self.shrink else 0
+        return value // self.shrink if self.shrink else np.zeros_like(value)
 
     def thresholds(self, values: Iterable[int]) -> set[int]:
         """What polling sees; what is left of an idle time, after polling, held against limit and cap."""
         return {t for value in values for t in (value, 2 * value, value + self.cap)}
 
-    def after(self, value: int, halts: Halts) -> I64:
+    def after(self, value: I64, halts: Halts) -> I64:
         """The limit after each of `halts`: unchanged where polling saw the end, else by how long HLT then took."""
         left = halts.blocked - value
         asleep = halts.arrival > value
         grows = asleep & (left > value) & (left <= self.cap)
-        changed = np.where(asleep & (left > self.cap), self._shrunk(value), value)
-        changed = np.where(grows, self._grown(value), changed)
+        changed = np.where(asleep & (left > self.cap), self.shrunk(value), value)
+        changed = np.where(grows, self.grown(value), changed)
         return np.where(halts.allowed, changed, value)
