@@ -88,13 +88,11 @@ class Followers:
 
     def at(self, index: I64, names: Mapping[str, str]) -> pl.DataFrame:
         """Columns of the events at `index` under other names (new: column); null where the index is −1."""
+        if self.frame.is_empty():
+            types = {new: self.frame.schema[column] for new, column in names.items()}
+            return pl.DataFrame(schema=types).clear(len(index))
         rows = pl.Series(np.where(index < 0, 0, index), dtype=pl.Int64)
         there = pl.Series(index >= 0)
-        if self.frame.is_empty():
-            return self.frame.select(
-                pl.lit(None, self.frame.schema[column]).repeat_by(1).alias(new)
-                for new, column in names.items()
-            ).clear(len(index))
         taken = self.frame.select(pl.col(column).gather(rows).alias(new) for new, column in names.items())
         return taken.select(pl.when(there).then(pl.col(new)).alias(new) for new in names)
 
