@@ -106,7 +106,11 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     own = facts.handled.filter(pl.col("vm") == vm)["reason"]
     amd = len(own) > 0 and own[0] >> 32 == ISA_SVM
     parameters = facts.store.manifest.host.get("module_parameters", {})
-    value = parameters.get("kvm_amd", {}).get("avic") if amd else parameters.get("kvm_intel", {}).get("enable_apicv")
+    value = (
+        parameters.get("kvm_amd", {}).get("avic")
+        if amd
+        else parameters.get("kvm_intel", {}).get("enable_apicv")
+    )
     setting = "kvm_amd.avic" if amd else "kvm_intel.enable_apicv"
     seen = f"; {setting} was {value} on the host" if value is not None else ""
     yield Finding(
@@ -116,7 +120,9 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         vm,
         "The host gives this VM no APIC virtualisation (APICv, AVIC)",
         (
-            Evidence(f"KVM inhibits it for the VM's whole life (reason {DISABLED}){seen}", 1, seqs=(told[0].seq,)),
+            Evidence(
+                f"KVM inhibits it for the VM's whole life (reason {DISABLED}){seen}", 1, seqs=(told[0].seq,)
+            ),
             Evidence(
                 f"{times(count, 'exit')} for accesses of the local APIC, which took {duration(time_ns)},"
                 f" {percent(share)} of the vCPUs' time",
@@ -162,17 +168,23 @@ def inhibited(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     if any(spell.reason == DISABLED for spell in rows):
         # Nothing else makes a difference then.
         return
-    life = facts.handled.filter(pl.col("vm") == vm)
-    if life.is_empty():
+    life = facts.life(vm)
+    if life is None:
         return
-    first, last = life["ts_ns"].min(), (life["ts_ns"] + life["ns"]).max()
+    first, last = life
     for reason in dict.fromkeys(spell.reason for spell in rows):
-        own = [spell for spell in rows if spell.reason == reason and spell.to_ns > first and spell.from_ns < last]
+        own = [
+            spell for spell in rows if spell.reason == reason and spell.to_ns > first and spell.from_ns < last
+        ]
         time = sum(min(spell.to_ns, last) - max(spell.from_ns, first) for spell in own)
         share = time / facts.life_ns(vm)
         if share < SHARE:
             continue
-        costs = [_cost(facts, vm, spell.from_ns, spell.to_ns) for spell in own] if len(own) == 1 else [_cost(facts, vm)]
+        costs = (
+            [_cost(facts, vm, spell.from_ns, spell.to_ns) for spell in own]
+            if len(own) == 1
+            else [_cost(facts, vm)]
+        )
         count, time_ns = costs[0]
         cost = time_ns / facts.vcpu_ns(vm)
         longest = max(own, key=lambda spell: spell.to_ns - spell.from_ns)
@@ -246,7 +258,11 @@ def auto_eoi(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
                 len(rows),
                 seqs=tuple(rows["seq"].head(3)),
             ),
-            *([] if offered is not None else [Evidence("whether hv-avic is offered was not recorded (kvm_cpuid)")]),
+            *(
+                []
+                if offered is not None
+                else [Evidence("whether hv-avic is offered was not recorded (kvm_cpuid)")]
+            ),
         ),
         change=(
             "nothing on the host's side: hv-avic is offered, and this guest does not heed it"
@@ -254,7 +270,9 @@ def auto_eoi(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
             else "offer hv-avic: the guest then ends these interrupts itself, and KVM can leave APICv on"
         ),
         effect=Effect(
-            "none on this host, where APICv is off anyway" if host_off else "APICv works while the SynIC is in use",
+            "none on this host, where APICv is off anyway"
+            if host_off
+            else "APICv works while the SynIC is in use",
             "KVM's rule: any SINT with auto-EOI inhibits APICv for the whole VM",
         ),
         qemu=None if asked else "hv-avic",

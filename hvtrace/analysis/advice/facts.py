@@ -15,7 +15,7 @@ from hvtrace.analysis.pairs import WHOLE, Rows, key_of, pairs
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
-__all__ = ["EXITS_OF", "KINDS", "KIND_BITS", "Facts", "about_of"]
+__all__ = ["EXITS_OF", "KINDS", "KIND_BITS", "Facts", "about_of", "ends"]
 
 #: Tracepoints that a kind of exit always leads to: (isa, exit_reason) of such exits. Where there are exits and none of
 #: these, a table that is not there would be empty.
@@ -43,6 +43,11 @@ KIND_BITS = 56
 
 
 _T = TypeVar("_T")
+
+
+def ends(rows: pl.DataFrame) -> tuple[int, int]:
+    """The lowest first_seq and the highest last_seq of some rows; there is one at least."""
+    return min(rows["first_seq"].to_list()), max(rows["last_seq"].to_list())
 
 
 def about_of(kind: str, key: int) -> int:
@@ -156,21 +161,28 @@ class Facts:
         )
 
     @cached_property
-    def _lives(self) -> dict[int, tuple[int, int]]:
-        """VM → from the first exit's begin to the last one's end, and the number of vCPUs that had one."""
+    def _lives(self) -> dict[int, tuple[int, int, int]]:
+        """VM → when its first exit began and the last one ended, and the number of vCPUs that had one."""
         rows = self.handled.group_by("vm").agg(
-            length=(pl.col("ts_ns") + pl.col("ns")).max() - pl.col("ts_ns").min(),
+            first=pl.col("ts_ns").min(),
+            last=(pl.col("ts_ns") + pl.col("ns")).max(),
             vcpus=pl.col("vcpu").n_unique(),
         )
-        return {vm: (length, vcpus) for vm, length, vcpus in rows.iter_rows()}
+        return {vm: (first, last, vcpus) for vm, first, last, vcpus in rows.iter_rows()}
+
+    def life(self, vm: int) -> tuple[int, int] | None:
+        """When a VM's first exit began, and its last one ended; None where it has none."""
+        found = self._lives.get(vm)
+        return None if found is None else found[:2]
 
     def life_ns(self, vm: int) -> int:
-        """How long a VM's vCPUs ran, from the first exit's begin to the last one's end; at least 1."""
-        return max(self._lives.get(vm, (0, 0))[0], 1)
+        """How long that was; at least 1."""
+        first, last, _ = self._lives.get(vm, (0, 0, 0))
+        return max(last - first, 1)
 
     def vcpu_ns(self, vm: int) -> int:
         """Time that all vCPUs of a VM had in that time together; at least 1."""
-        return max(self.life_ns(vm) * self._lives.get(vm, (0, 1))[1], 1)
+        return self.life_ns(vm) * self._lives.get(vm, (0, 0, 1))[2]
 
     def per_second(self, count: int) -> float | None:
         """Rate of something counted; None where the clock counts ticks or no time passed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -15,8 +16,8 @@ from hvtrace.analysis.advice.wording import basic, duration, exit_label, times
 __all__ = ["ADVICES"]
 
 #: So many times in a row the same instruction exits and is entered again, with nothing injected in between. An
-#: instruction that KVM completes is not entered again; one that faults is, once or twice a page; a host's tick of 250 Hz
-#: meets one and the same instruction for a whole second only where the guest executes nothing else.
+#: instruction that KVM completes is not entered again; one that faults is, once or twice a page; a host's tick of
+#: 250 Hz meets one and the same instruction for a whole second only where the guest executes nothing else.
 REPEATS = 256
 #: Where it is the host's interrupts that end the guest's turn, it has to be this long as well: interrupts may come much
 #: more often than a host's tick, and guests do wait for each other.
@@ -105,7 +106,10 @@ def _found(facts: Facts) -> dict[int, dict[int, list[Run]]]:
 
 
 def _exits(facts: Facts) -> pl.DataFrame:
-    """Exits by vCPU and seq: vm, vcpu, owner (a number for both), seq, ts_ns, guest_rip, reason; no string instructions."""
+    """Exits by vCPU and seq: vm, vcpu, owner (a number for both), seq, ts_ns, guest_rip, reason.
+
+    A string instruction on ports is nowhere the same: it has its seq for a rip.
+    """
     reason = pl.col("isa").cast(pl.UInt64) * (1 << 32) + pl.col("exit_reason")
     string = pl.any_horizontal(
         *(
@@ -145,7 +149,7 @@ def _whole(facts: Facts, row: pl.DataFrame) -> Iterator[tuple[int, int]]:
     at = pl.concat([rows.select("seq") for rows in breaks]).collect()["seq"].sort()
     positions = row["seq"].search_sorted(at, side="right")
     edges = [0, *sorted(set(positions.to_list())), len(row)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         if last - first >= REPEATS:
             yield first, last
 

@@ -20,9 +20,9 @@ SECOND = 1_000_000_000
 SHARE = 0.2
 #: And it is so many exits in that second; fewer that take as long are slow, not many.
 COUNT = 1_000
-#: What every boot does in plenty: reading PCI configuration space (some 17,000 accesses of 0xcf8 and 0xcfc), writing to
-#: the console, reading the firmware's configuration and the disk. A fast host does all of a boot's within one second, so
-#: that more than this in a second is something else.
+#: What every boot does in plenty: reading PCI configuration space (some 17,000 accesses of 0xcf8 and 0xcfc), writing
+#: to the console, reading the firmware's configuration and the disk. A fast host does all of a boot's within a second:
+#: more than this in one is something else.
 BOOT_COUNT = 20_000
 BOOT_PORTS = (
     range(0xCF8, 0xD00),
@@ -49,7 +49,7 @@ LISTED, SPANS = 8, 3
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Seconds in which it stormed on a vCPU, next to each other: the first, how many; exits, their time, their ranks."""
+    """Seconds in which it stormed on a vCPU, next to each other: the first, how many; exits, their time and ranks."""
 
     vcpu: int
     second: int

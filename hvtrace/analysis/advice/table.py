@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from hvtrace.analysis.advice import clock_source, enlightenments, flags, timers
+from hvtrace.analysis.advice import (
+    apicv,
+    clock_source,
+    enlightenments,
+    faults,
+    flags,
+    ipis,
+    nested,
+    polling,
+    progress,
+    spin,
+    storms,
+    timers,
+    tsc,
+    userspace,
+)
 from hvtrace.analysis.advice.finding import Advice
 
 __all__ = ["ADVICES", "advice_by_code"]
@@ -13,6 +28,16 @@ ADVICES: tuple[Advice, ...] = (
     *flags.ADVICES,
     *clock_source.ADVICES,
     *timers.ADVICES,
+    *apicv.ADVICES,
+    *ipis.ADVICES,
+    *storms.ADVICES,
+    *progress.ADVICES,
+    *faults.ADVICES,
+    *spin.ADVICES,
+    *polling.ADVICES,
+    *tsc.ADVICES,
+    *nested.ADVICES,
+    *userspace.ADVICES,
 )
 
 
