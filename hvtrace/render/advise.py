@@ -14,6 +14,9 @@ __all__ = ["as_json", "as_markdown", "as_text", "book"]
 
 STYLES = {"high": "red", "medium": "yellow", "low": "bold", "info": "dim"}
 
+#: VMs named one by one.
+MOST_VMS = 20
+
 #: Width of what stands before a line: "  libvirt ".
 LABEL = 10
 
@@ -26,8 +29,8 @@ def as_json(answer: dict[str, Any], source: str, unit: str) -> str:
 def as_text(answer: dict[str, Any], unit: str) -> str:
     """Return the findings, what was not found, and what could not be judged, at most 79 wide."""
     lines = [_head(answer, Units(unit))]
-    for found in answer["rows"]:
-        lines += ["", *_finding(found)]
+    for found, others in _gathered(answer["rows"]):
+        lines += ["", *_finding(found, others)]
     lines += ["", *_fine(answer)] if answer["fine"] else []
     lines += ["", *_unjudged(answer["unjudged"])] if answer["unjudged"] else []
     lines += ["", *(line for note in answer["notes"] for line in wrapped(note, "Note: "))]
@@ -44,7 +47,27 @@ def _head(answer: dict[str, Any], units: Units) -> str:
     return f"{styled(count, 'bold')} in {length} of {vms}"
 
 
-def _finding(found: dict[str, Any]) -> Iterator[str]:
+def _gathered(rows: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Findings in the same words as one: the first of them, and the others, which are in other VMs."""
+    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for row in rows:
+        told = tuple(seen["sentence"] for seen in row["evidence"]) if row["severity"] == "info" else ()
+        key = (row["code"], row["severity"], row["title"], row["vcpu"], told)
+        if key in found:
+            found[key][1].append(row)
+        else:
+            found[key] = (row, [])
+    return list(found.values())
+
+
+def _elsewhere(others: Sequence[dict[str, Any]]) -> str:
+    """The VMs in which the same was found."""
+    listed = ", ".join(str(row["vm"]) for row in others[:MOST_VMS])
+    more = f" and {len(others) - MOST_VMS} more" if len(others) > MOST_VMS else ""
+    return f"the same in VM {listed}{more}"
+
+
+def _finding(found: dict[str, Any], others: Sequence[dict[str, Any]]) -> Iterator[str]:
     where = "" if found["vm"] is None else f"  VM {found['vm']}"
     where += "" if found["vcpu"] is None else f" vCPU {found['vcpu']}"
     severity = found["severity"]
@@ -52,6 +75,8 @@ def _finding(found: dict[str, Any]) -> Iterator[str]:
     yield from wrapped(found["title"], "  ")
     for seen in found["evidence"]:
         yield from wrapped(_sentence(seen), _label("seen"))
+    if others:
+        yield from wrapped(_elsewhere(others), _label(""))
     if found["change"]:
         yield from wrapped(found["change"], _label("change"))
     if found["qemu"]:
@@ -94,15 +119,18 @@ def _snippet(text: str, first: str) -> Iterator[str]:
 
 
 def _fine(answer: dict[str, Any]) -> Iterator[str]:
-    """Advices without a finding; of some VMs only, where there are several."""
-    everywhere = [row for row in answer["fine"] if row["vms"] == answer["vms"] or len(answer["vms"]) == 1]
-    parts = [f"{row['code']} {row['name']}" for row in everywhere]
-    parts += [
-        f"{row['code']} {row['name']} (VM {', '.join(map(str, row['vms']))})"
+    """Advices without a finding; where there are several VMs, in how many of them."""
+    whole = len(answer["vms"])
+    parts = [
+        f"{row['code']} {row['name']}" + ("" if len(row["vms"]) == whole else f" ({_vms(row['vms'])})")
         for row in answer["fine"]
-        if row not in everywhere
     ]
     yield from wrapped("; ".join(parts) + ".", "Looked for and not found: ", "  ")
+
+
+def _vms(numbers: Sequence[int]) -> str:
+    listed = ", ".join(map(str, numbers[:MOST_VMS]))
+    return f"VM {listed}" + (f" and {len(numbers) - MOST_VMS} more" if len(numbers) > MOST_VMS else "")
 
 
 def _unjudged(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -113,11 +141,15 @@ def _unjudged(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _by_reason(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Why, and the advices (and VMs) of which that is so."""
-    gathered: dict[tuple[str, Any], list[str]] = {}
+    gathered: dict[tuple[str, tuple[int | None, ...]], list[str]] = {}
+    vms: dict[tuple[str, str], list[int | None]] = {}
     for row in rows:
-        gathered.setdefault((row["reason"], row["vm"]), []).append(f"{row['code']} {row['name']}")
-    for (reason, vm), names in gathered.items():
-        yield reason, ", ".join(names) + ("" if vm is None else f" (VM {vm})")
+        vms.setdefault((row["reason"], f"{row['code']} {row['name']}"), []).append(row["vm"])
+    for (reason, name), places in vms.items():
+        gathered.setdefault((reason, tuple(places)), []).append(name)
+    for (reason, own), names in gathered.items():
+        numbers = [vm for vm in own if vm is not None]
+        yield reason, ", ".join(names) + (f" ({_vms(numbers)})" if numbers else "")
 
 
 def as_markdown(answer: dict[str, Any], source: str, unit: str) -> str:
@@ -129,7 +161,7 @@ def _markdown(answer: dict[str, Any], source: str, unit: str) -> Iterator[str]:
     yield f"# Advice on {_plain(source)}"
     yield ""
     yield f"{_head(answer, Units(unit))}."
-    for found in answer["rows"]:
+    for found, others in _gathered(answer["rows"]):
         where = "" if found["vm"] is None else f" (VM {found['vm']}"
         where += "" if found["vcpu"] is None else f", vCPU {found['vcpu']}"
         where += ")" if where else ""
@@ -139,6 +171,8 @@ def _markdown(answer: dict[str, Any], source: str, unit: str) -> Iterator[str]:
         yield _plain(found["title"])
         yield ""
         yield from (f"- {_plain(_sentence(seen))}" for seen in found["evidence"])
+        if others:
+            yield f"- {_elsewhere(others)}"
         if found["change"]:
             yield ""
             yield f"**Change:** {_plain(found['change'])}"
@@ -152,7 +186,7 @@ def _markdown(answer: dict[str, Any], source: str, unit: str) -> Iterator[str]:
         yield from ("", "## Looked for and not found", "")
         several = len(answer["vms"]) > 1
         for row in answer["fine"]:
-            where = f" (VM {', '.join(map(str, row['vms']))})" if several else ""
+            where = f" ({_vms(row['vms'])})" if several else ""
             yield f"- {row['code']} {row['name']}{where}"
     if answer["unjudged"]:
         yield from ("", "## Could not be judged", "")

@@ -162,12 +162,12 @@ def _costly(clock: Clock, facts: Facts, vm: int, advice: Advice) -> Iterator[Fin
         advice.name,
         severity_of(share),
         vm,
-        f"The guest reads {clock.name} {rate}: {percent(share)} of one CPU goes into these exits.",
+        f"The guest reads {clock.name} {rate}: {percent(share)} of one CPU goes into these exits",
         (Evidence(told, seen.count, facts.per_second(seen.count), seen.time_ns, seen.seqs), *notes),
         change,
         Effect(
-            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: reads of a page or of"
-            " the TSC do not exit.",
+            f"at most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: reads of a page or of"
+            " the TSC do not exit",
             "the time of these exits, as hvtrace exits has it",
             seen.time_ns,
             share,
@@ -187,13 +187,13 @@ def _instead(facts: Facts, vm: int, clock: Clock) -> tuple[str, list[str], tuple
                 "KVM's master clock is off: it marks the page invalid, and the guest must read elsewhere"
             )
             return (
-                "Let the host keep time by its TSC (see AD6xx): only then is the page valid",
+                "let the host keep time by its TSC (see AD6xx): only then is the page valid",
                 [],
                 (seen, off),
             )
         on = () if pages.master_clock is None else (Evidence("KVM's master clock is on: the page is valid"),)
         return (
-            "Let the guest choose the TSC page (Linux: no clocksource= on its command line; Windows: bcdedit"
+            "let the guest choose the TSC page (Linux: no clocksource= on its command line; Windows: bcdedit"
             " /deletevalue useplatformclock)",
             [],
             (seen, *on),
@@ -201,7 +201,7 @@ def _instead(facts: Facts, vm: int, clock: Clock) -> tuple[str, list[str], tuple
     if pages.kvmclock is not None:
         seen = Evidence("the guest has enabled kvmclock", seqs=(pages.kvmclock,))
         return (
-            "Let the guest choose kvmclock or the TSC (Linux: no clocksource= on its command line)",
+            "let the guest choose kvmclock or the TSC (Linux: no clocksource= on its command line)",
             [],
             (seen,),
         )
@@ -212,7 +212,7 @@ def _instead(facts: Facts, vm: int, clock: Clock) -> tuple[str, list[str], tuple
                 "the recording begins after the guest's start: whether it enabled the TSC page is not known"
             )
             return (
-                "If the guest has enabled the TSC page, let it choose that clock (Linux: no clocksource= on its"
+                "if the guest has enabled the TSC page, let it choose that clock (Linux: no clocksource= on its"
                 " command line; Windows: bcdedit /deletevalue useplatformclock) and the host keep time by its TSC;"
                 " hv-time is offered",
                 [],
@@ -221,28 +221,28 @@ def _instead(facts: Facts, vm: int, clock: Clock) -> tuple[str, list[str], tuple
         if offered.uses_hyperv:
             page = Evidence("hv-time is offered, and the guest did not enable the TSC page in the recording")
             return (
-                f"Let {guest} use the TSC page that hv-time offers: a system that never does is too old for it, or"
+                f"let {guest} use the TSC page that hv-time offers: a system that never does is too old for it, or"
                 " distrusts the TSC (the CPU model should have invtsc)",
                 [],
                 (page,),
             )
         page = Evidence("hv-time is offered; the guest uses nothing of Hyper-V's interface")
-        return "Find out why the guest does not take Hyper-V's interface up (AD103, AD104)", [], (page,)
+        return "find out why the guest does not take Hyper-V's interface up (AD103, AD104)", [], (page,)
     if offered.uses_hyperv:
         flags = snippets.with_needs(["hv-time"], offered.flags)
-        return "Offer hv-time: the guest uses Hyper-V's interface and can then read the TSC page", flags, ()
+        return "offer hv-time: the guest uses Hyper-V's interface and can then read the TSC page", flags, ()
     if offered.hyperv is False:
         seen = Evidence(
             f"the guest is offered no Hyper-V interface, by {offered.source}", seqs=_first(offered.first_seq)
         )
         return (
-            "Offer a clock that is read without an exit: a Windows guest takes hv-time, a Linux guest kvmclock (no"
+            "offer a clock that is read without an exit: a Windows guest takes hv-time, a Linux guest kvmclock (no"
             " kvm=off)",
             snippets.with_needs(["hv-time"], offered.flags),
             (seen,),
         )
     flags = [] if offered.has("hv-time") else snippets.with_needs(["hv-time"], offered.flags)
-    return "Offer hv-time, or kvmclock, whichever the guest knows; what it is offered is not known", flags, ()
+    return "offer hv-time, or kvmclock, whichever the guest knows; what it is offered is not known", flags, ()
 
 
 def _first(seq: int | None) -> tuple[int, ...]:
@@ -274,15 +274,15 @@ def _in_use(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     if not told:
         return
     if steady:
-        title = f"The guest's clock: {' and '.join(steady)}."
+        title = f"The guest's clock: {' and '.join(steady)}"
     elif pages.tsc_page is not None:
-        title = "The guest's clock: Hyper-V's TSC page, read without an exit."
+        title = "The guest's clock: Hyper-V's TSC page, read without an exit"
     elif pages.kvmclock is not None:
-        title = "The guest's clock: kvmclock or the TSC, read without an exit."
+        title = "The guest's clock: kvmclock or the TSC, read without an exit"
     else:
         title = (
             "The guest's clock cannot be seen: the TSC itself, or a page that it enabled before the recording began;"
-            " reads of either do not exit."
+            " reads of either do not exit"
         )
     yield Finding(advice.code, advice.name, Severity.INFO, vm, title, tuple(told))
 

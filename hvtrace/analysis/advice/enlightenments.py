@@ -71,14 +71,14 @@ def _summary(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudg
     guest = "The guest" if offered.guest is None else f"The {offered.guest} guest"
     if offered.hyperv:
         does = "uses it" if offered.uses_hyperv else "was not seen to use it"
-        title = f"{guest} is offered Hyper-V's interface and {does}."
+        title = f"{guest} is offered Hyper-V's interface and {does}"
     elif offered.hyperv is False:
         kvm = "it uses KVM's" if offered.uses_kvm else "and was not seen to use KVM's"
-        title = f"{guest} is not offered Hyper-V's interface; {kvm}."
+        title = f"{guest} is not offered Hyper-V's interface; {kvm}"
     elif offered.uses_hyperv:
-        title = f"{guest} uses Hyper-V's interface; what it was offered is not known."
+        title = f"{guest} uses Hyper-V's interface; what it was offered is not known"
     else:
-        title = f"{guest} was shown a vendor, and read nothing else of the interface."
+        title = f"{guest} was shown a vendor, and read nothing else of the interface"
     yield Finding(advice.code, advice.name, Severity.INFO, vm, title, tuple(told))
 
 
@@ -121,19 +121,20 @@ def _not_offered(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Un
         return
     if offered.hyperv is not False or offered.uses_kvm:
         return
-    kvm = KVM_VENDOR in offered.vendors.values()
+    if not offered.read and offered.kvm is not False:
+        reason = "whether the guest uses KVM's interface is not known: its start is not in the recording"
+        yield Unjudged(advice.code, advice.name, vm, reason)
+        return
     told = [
         Evidence(
-            f"no leaf answers with Hyper-V's signature, by {offered.source}",
+            f"no leaf has Hyper-V's signature or vendor, by {offered.source}",
             seqs=_seqs(offered),
         ),
         Evidence(
-            "KVM's interface is offered, and the guest was not seen to use it (no write of kvmclock's or another of"
-            " its MSRs)"
-            if kvm
+            "KVM's interface is offered, and the guest was not seen to use it (no write of kvmclock's or another of its"
+            " MSRs)"
+            if offered.kvm
             else "KVM's interface is not offered either (kvm=off)"
-            if offered.read
-            else "no MSR of KVM's interface was written"
         ),
     ]
     flags = [name for name in _BASIC if name not in offered.flags]
@@ -142,13 +143,13 @@ def _not_offered(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Un
         advice.name,
         Severity.LOW,
         vm,
-        "The guest runs without a hypervisor's interface: neither Hyper-V's nor KVM's is in use.",
+        "The guest runs without a hypervisor's interface: neither Hyper-V's nor KVM's is in use",
         tuple(told),
-        "For a Windows guest offer Hyper-V's interface, for Linux and the BSDs KVM's (no kvm=off). Which guest this"
+        "for a Windows guest offer Hyper-V's interface, for Linux and the BSDs KVM's (no kvm=off). Which guest this"
         " is cannot be seen: a guest that knows neither gains nothing",
         Effect(
-            "Clocks, timers, interrupts and TLB flushes of a guest that takes it up cost fewer exits; how many"
-            " depends on the guest.",
+            "clocks, timers, interrupts and TLB flushes of a guest that takes it up cost fewer exits; how many"
+            " depends on the guest",
             "not estimated: the findings on clocks, timers and interrupts of this VM have figures",
         ),
         qemu=snippets.qemu(flags),
@@ -194,7 +195,7 @@ def _unrecognised(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | U
         advice.name,
         Severity.MEDIUM,
         vm,
-        f"The guest was shown the vendor {vendor!r} and took up neither Hyper-V's interface nor KVM's.",
+        f"The guest was shown the vendor {vendor!r} and took up neither Hyper-V's interface nor KVM's",
         (
             Evidence(
                 f"CPUID 0x40000000 answers {vendor!r}"
@@ -211,7 +212,7 @@ def _unrecognised(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | U
         " reports: name the flags one by one instead, QEMU's vendor is then right; or give a Linux guest KVM's own"
         " interface (no kvm=off). Windows goes by the signature, not the vendor",
         Effect(
-            "Every enlightenment that is offered lies idle until then.",
+            "every enlightenment that is offered lies idle until then",
             "not estimated: the findings on clocks, timers and interrupts of this VM have figures",
         ),
         qemu=snippets.qemu(snippets.with_needs(_BASIC)),
@@ -232,12 +233,12 @@ def _passed_over(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Un
         advice.name,
         Severity.INFO,
         vm,
-        "The guest is offered Hyper-V's interface and KVM's, and uses KVM's: the hv-* flags do nothing for it.",
+        "The guest is offered Hyper-V's interface and KVM's, and uses KVM's: the hv-* flags do nothing for it",
         (
             *_told(offered),
             Evidence("it wrote MSRs of KVM's interface, and accessed no synthetic MSR"),
         ),
-        "Leave the flags out, unless another system is to boot in this VM: Linux prefers KVM's interface where it"
+        "leave the flags out, unless another system is to boot in this VM: Linux prefers KVM's interface where it"
         " sees both, and it serves Linux as well",
     )
 
@@ -262,7 +263,7 @@ def _dependencies(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | U
         Severity.MEDIUM,
         vm,
         f"{listed([name for name, _ in broken])} {'is' if len(broken) == 1 else 'are'} offered without what"
-        f" {'it needs' if len(broken) == 1 else 'they need'}.",
+        f" {'it needs' if len(broken) == 1 else 'they need'}",
         tuple(
             Evidence(
                 f"{name} needs {listed(missing)}, which {'is' if len(missing) == 1 else 'are'} not offered, by"
@@ -271,7 +272,7 @@ def _dependencies(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | U
             )
             for name, missing in broken
         ),
-        "Offer what is missing as well: a guest may leave the whole feature unused, or fault where it takes the rest"
+        "offer what is missing as well: a guest may leave the whole feature unused, or fault where it takes the rest"
         " for granted. QEMU refuses such a set; other VMMs hand it on",
         qemu=snippets.qemu(wanted),
         libvirt=snippets.libvirt(wanted),
@@ -294,7 +295,7 @@ ADVICES: tuple[Advice, ...] = (
         "AD102",
         "no-hypervisor-interface",
         "The guest was offered no Hyper-V interface and does not use KVM's.",
-        (),
+        ("kvm_msr",),
         _not_offered,
         "It is found where no CPUID leaf that the guest read has Hyper-V's signature (or the -cpu option beside the"
         " recording has no hv-* flag) and the guest wrote none of KVM's MSRs. Such a guest runs on emulated hardware"
@@ -304,7 +305,7 @@ ADVICES: tuple[Advice, ...] = (
         "AD103",
         "vendor-not-recognised",
         "The guest looked at the hypervisor's vendor and turned away.",
-        (),
+        ("kvm_msr",),
         _unrecognised,
         "It is found where the guest read CPUID 0x40000000, saw a vendor that is neither Hyper-V's nor KVM's, and"
         " then used neither interface. hv-passthrough shows 'Linux KVM Hv', as KVM reports it: Windows does not"

@@ -67,13 +67,13 @@ def _without_vapic(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | 
         advice.name,
         severity_of(share),
         vm,
-        f"{percent(share)} of one CPU goes into EOIs that exit, and hv-vapic is not offered.",
+        f"{percent(share)} of one CPU goes into EOIs that exit, and hv-vapic is not offered",
         (_told(facts, seen),),
-        "Offer hv-vapic: with its VP assist page a guest ends most interrupts by clearing a bit, without an exit;"
+        "offer hv-vapic: with its VP assist page a guest ends most interrupts by clearing a bit, without an exit;"
         " leave hv-avic out where the CPU's APIC virtualization is not in use (AD112)",
         Effect(
-            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: an EOI still exits"
-            " where another interrupt waits.",
+            f"at most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: an EOI still exits"
+            " where another interrupt waits",
             "the time of these exits, as hvtrace exits has it",
             seen.time_ns,
             share,
@@ -103,7 +103,7 @@ def _avic_alone(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
         advice.name,
         severity_of(share),
         vm,
-        f"hv-avic is offered, but EOIs exit: {percent(share)} of one CPU goes into them.",
+        f"hv-avic is offered, but EOIs exit: {percent(share)} of one CPU goes into them",
         (
             _told(facts, seen),
             Evidence(
@@ -113,12 +113,12 @@ def _avic_alone(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
             ),
             *_parameters(facts),
         ),
-        "Either let KVM use the CPU's APIC virtualization (kvm_intel enable_apicv=Y; kvm_amd avic=Y, which x2APIC"
+        "either let KVM use the CPU's APIC virtualization (kvm_intel enable_apicv=Y; kvm_amd avic=Y, which x2APIC"
         " needs x2AVIC for), or leave hv-avic out: the guest then ends interrupts through the VP assist page, most"
         " of them without an exit",
         Effect(
-            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: an EOI still exits"
-            " where another interrupt waits.",
+            f"at most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved: an EOI still exits"
+            " where another interrupt waits",
             "the time of these exits, as hvtrace exits has it",
             seen.time_ns,
             share,
@@ -152,10 +152,10 @@ def _without_relaxed(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding 
             advice.name,
             Severity.LOW,
             vm,
-            "The Windows guest is not offered hv-relaxed: its watchdogs take a preempted vCPU for a hung one.",
+            "The Windows guest is not offered hv-relaxed: its watchdogs take a preempted vCPU for a hung one",
             (Evidence(f"hv-relaxed is not offered, by {offered.source}", seqs=_seqs(offered)),),
-            f"Offer hv-relaxed: on a busy host the guest may otherwise stop with {_WINDOWS_BUGCHECK}",
-            Effect("No exit is saved; a bug check is.", "not estimated: no event shows a watchdog"),
+            f"offer hv-relaxed: on a busy host the guest may otherwise stop with {_WINDOWS_BUGCHECK}",
+            Effect("no exit is saved; a bug check is.", "not estimated: no event shows a watchdog"),
             qemu=snippets.qemu(["hv-relaxed"]),
             libvirt=snippets.libvirt(["hv-relaxed"]),
         )
@@ -184,11 +184,11 @@ def _calibrates(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         Severity.LOW,
         vm,
         "The guest measures the frequency of its TSC or APIC timer against the PIT, and hv-frequencies is not"
-        " offered.",
+        " offered",
         (Evidence(f"{times(count, 'read')} of port 0x61{took}", count, None, time_ns, ends),),
-        "Offer hv-frequencies: the guest reads both frequencies from MSRs, and has them exact",
+        "offer hv-frequencies: the guest reads both frequencies from MSRs, and has them exact",
         Effect(
-            "A start is shorter by the time of the measurement, and clocks do not drift by its error.",
+            "a start is shorter by the time of the measurement, and clocks do not drift by its error",
             "the time of these exits alone; the guest waits between them as well",
             time_ns if facts.in_ns else None,
             time_ns / facts.length_ns if facts.in_ns and facts.length_ns else None,

@@ -48,9 +48,9 @@ class Offered:
     """What one VM's guest was shown.
 
     `vendors`: leaf → vendor, of the interfaces it found. `read`: its CPUID reads of the hypervisor's leaves are in the
-    recording. `hyperv`: it was offered Hyper-V; None: not known. `guest`: "Windows", "Linux" …, as it told Hyper-V.
-    `started`: its registration with Hyper-V (GUEST_OS_ID) is in the recording.
-    `uses_hyperv`: it accessed a synthetic MSR or made a hypercall. `uses_kvm`: it wrote an MSR of KVM's interface.
+    recording. `noted_kvm`: KVM's interface is offered by the -cpu option beside the recording. `guest`: "Windows",
+    "Linux" …, as it told Hyper-V. `started`: that it told so (GUEST_OS_ID) is in the recording. `uses_hyperv`: it
+    accessed a synthetic MSR or made a hypercall. `uses_kvm`: it wrote an MSR of KVM's interface.
     """
 
     vm: int
@@ -58,6 +58,7 @@ class Offered:
     vendors: dict[int, str] = field(default_factory=dict)
     read: bool = False
     first_seq: int | None = None
+    noted_kvm: bool | None = None
     guest: str | None = None
     started: bool = False
     uses_hyperv: bool = False
@@ -72,6 +73,11 @@ class Offered:
             first = self.vendors.get(cpuid.VENDOR)
             return True if first == HYPERV_VENDOR else False if first in (None, KVM_VENDOR) else None
         return known
+
+    @property
+    def kvm(self) -> bool | None:
+        """Whether the guest was offered KVM's interface; None: not known."""
+        return KVM_VENDOR in self.vendors.values() if self.read else self.noted_kvm
 
     @property
     def unread(self) -> bool:
@@ -113,17 +119,18 @@ class Offered:
 
 def offered_by_vm(store: Store, vms: Iterable[int]) -> dict[int, Offered]:
     """VM → what its guest was shown, in the whole of the recording."""
-    noted = _noted(store)
-    found = {vm: Offered(vm, Exposure(noted)) for vm in vms}
+    option = cpu_option(store.manifest.host, len(store.manifest.vms))
+    noted = None if option is None else _noted(option)
+    kvm = None if option is None else not {"kvm=off", "-kvm", "kvm=no"} & set(option.split(","))
+    found = {vm: Offered(vm, Exposure(noted), noted_kvm=kvm) for vm in vms}
     _read(store, found)
     _used(store, found)
     return found
 
 
-def _noted(store: Store) -> Offer | None:
-    option = cpu_option(store.manifest.host, len(store.manifest.vms))
+def _noted(option: str) -> Offer | None:
     try:
-        return None if option is None else parse_cpu(option)
+        return parse_cpu(option)
     except ValueError:
         return None
 

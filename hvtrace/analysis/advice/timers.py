@@ -255,12 +255,12 @@ def _ticking(device: Device, facts: Facts, vm: int, advice: Advice) -> Iterator[
         advice.name,
         max(severity_of(share), Severity.MEDIUM),
         vm,
-        f"{device.name[0].upper()}{device.name[1:]} interrupts the guest {rate}, and no synthetic timer is in use.",
+        f"{device.name[0].upper()}{device.name[1:]} interrupts the guest {rate}, and no synthetic timer is in use",
         tuple(told),
         change,
         Effect(
-            f"At most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved in these exits{trips}; a"
-            " synthetic timer is set by one write of an MSR.",
+            f"at most {duration(seen.time_ns)} of {duration(facts.length_ns)} would be saved in these exits{trips}; a"
+            " synthetic timer is set by one write of an MSR",
             "the time of the exits that set and acknowledge it, as hvtrace exits has it",
             seen.time_ns,
             share,
@@ -279,13 +279,13 @@ def _instead(facts: Facts, vm: int) -> tuple[str, list[str]]:
         return f"hv-stimer is offered: find out why {guest} does not use it", []
     if offered.uses_hyperv:
         return (
-            f"Offer hv-stimer, and hv-stimer-direct, which spares the messages: {guest} uses Hyper-V's interface",
+            f"offer hv-stimer, and hv-stimer-direct, which spares the messages: {guest} uses Hyper-V's interface",
             flags,
         )
     if offered.uses_kvm:
-        return "Let the guest use the APIC's timer (Linux: no nolapic_timer on its command line)", []
+        return "let the guest use the APIC's timer (Linux: no nolapic_timer on its command line)", []
     return (
-        "A Windows guest that is offered hv-stimer (and what it needs) sets synthetic timers instead; Linux then"
+        "a Windows guest that is offered hv-stimer (and what it needs) sets synthetic timers instead; Linux then"
         " does so too, or uses the APIC's timer unless it is told not to (nolapic_timer)",
         flags,
     )
@@ -312,7 +312,7 @@ def _apic_timer(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
         advice.name,
         Severity.LOW,
         vm,
-        f"The guest sets the APIC's timer {rate}, and hv-stimer is not offered.",
+        f"The guest sets the APIC's timer {rate}, and hv-stimer is not offered",
         (
             Evidence(
                 f"{times(seen.count, 'write')} of the timer's count{by_page}; {duration(seen.mean_ns)} each,"
@@ -323,11 +323,11 @@ def _apic_timer(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
                 seen.seqs,
             ),
         ),
-        "Offer hv-stimer and hv-stimer-direct: the guest sets a time instead of a count, which needs no calibration"
+        "offer hv-stimer and hv-stimer-direct: the guest sets a time instead of a count, which needs no calibration"
         " and does not drift",
         Effect(
-            "A synthetic timer is set by an exit as well; what falls away is the decoding of writes to the APIC's"
-            " page, and the measurement of the APIC's frequency.",
+            "a synthetic timer is set by an exit as well; what falls away is the decoding of writes to the APIC's"
+            " page, and the measurement of the APIC's frequency",
             "not estimated: the number of exits stays",
         ),
         qemu=snippets.qemu(flags),
@@ -382,14 +382,14 @@ def _by_message(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unj
         advice.name,
         max(Severity.LOW, severity_of(share)),
         vm,
-        "Synthetic timers expire by message, and hv-stimer-direct is not offered.",
+        "Synthetic timers expire by message, and hv-stimer-direct is not offered",
         tuple(told),
-        "Offer hv-stimer-direct: the timer raises its interrupt itself, without a message slot, which may be busy",
+        "offer hv-stimer-direct: the timer raises its interrupt itself, without a message slot, which may be busy",
         Effect(
             f"{duration(eoms.time_ns)} of EOM writes would be saved, and the handling of messages in KVM and the"
-            " guest."
+            " guest"
             if eoms.count
-            else "The handling of messages in KVM and the guest would be saved.",
+            else "the handling of messages in KVM and the guest would be saved",
             "the time of the EOM writes, as hvtrace exits has it"
             if eoms.count
             else "not estimated: no exit is spent on it",
