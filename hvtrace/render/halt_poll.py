@@ -109,6 +109,8 @@ def _settings(most: float, longest: int, best: str | None) -> tuple[Column, ...]
 def as_text(answer: Mapping[str, Any], unit: str) -> str:
     """Lines for a terminal. `answer` is that of HaltPoll.as_dict()."""
     units = Units(unit)
+    if not answer["total"]["halts"]:
+        return "\n".join(["No vCPU halted in this part.", *_parameters(answer), *_notes(answer)])
     sections = [
         [*_head(answer, units), *_parameters(answer)],
         _halts(answer, units),

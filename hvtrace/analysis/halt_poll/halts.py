@@ -127,7 +127,10 @@ class Recorded:
 def read(tables: Mapping[str, pl.LazyFrame], lost: pl.DataFrame | None) -> Recorded:
     """Read the halts. `tables` are a store's, by name; `lost` has the columns of lost.parquet."""
     kind, owner, tid = pl.col("kind"), pl.col("owner"), pl.col("tid")
-    told = pl.when(kind == Kind.RESET).then(UNKNOWN).when(kind != Kind.WAKEUP).then("allowed")
+    tells = kind > Kind.CHANGE
+    told = pl.when(kind == Kind.RESET).then(UNKNOWN).when(tells).then("allowed").forward_fill().over("owner")
+    # Where that is not known, a change shows it.
+    shown = (kind == Kind.CHANGE).cast(pl.Int64).cum_max().over("owner", tells.cum_sum())
 
     def beside(way: int, other: Kind) -> pl.Expr:
         """Whether the row before (1) or after (−1) is of that kind, of the same vCPU and thread."""
@@ -136,7 +139,7 @@ def read(tables: Mapping[str, pl.LazyFrame], lost: pl.DataFrame | None) -> Recor
 
     own = ("grew", "new", "old")
     rows = _rows(tables).with_columns(
-        allowed=told.forward_fill().over("owner").fill_null(UNKNOWN),
+        allowed=pl.when(told.fill_null(UNKNOWN) != UNKNOWN).then(told).otherwise(2 * shown - 1),
         births=(kind == Kind.BORN).cast(pl.Int64).cum_sum().over("owner"),
         orphan=(kind == Kind.CHANGE) & ~beside(-1, Kind.WAKEUP),
         follows=beside(1, Kind.CHANGE),
@@ -197,7 +200,6 @@ def _rows(tables: Mapping[str, pl.LazyFrame]) -> pl.LazyFrame:
                 "grew": pl.col("grow"),
                 "new": pl.col("new").cast(pl.Int64),
                 "old": pl.col("old").cast(pl.Int64),
-                "allowed": yes,
             },
         ),
         (
