@@ -11,13 +11,13 @@ from hvtrace.abi.apicv import ABSENT, DISABLED, HYPERV, inhibit_name
 from hvtrace.abi.exit_reasons import ISA_SVM, ISA_VMX
 from hvtrace.abi.msr import MSRS
 from hvtrace.analysis.advice.facts import Facts
-from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity
+from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
 from hvtrace.analysis.advice.wording import duration, listed, percent, times
 
 __all__ = ["ADVICES", "of_apic"]
 
-#: Where APIC exits take less of the vCPUs' time than this, hardware for them saves little.
-SHARE = 0.01
+#: Where APIC exits take less of the vCPUs' time than this, or are fewer a second, hardware for them saves little.
+SHARE, RATE = 0.01, 100
 
 #: What the local APIC is accessed by: x2APIC's MSRs, those of hv-vapic, the page at its usual address.
 _X2APIC, _HV_APIC = range(0x802, 0x840), range(0x40000070, 0x40000073)
@@ -96,13 +96,18 @@ def _cost(facts: Facts, vm: int, from_ns: int | None = None, to_ns: int | None =
     return int(rows["count"].sum()), int(rows["time_ns"].sum())
 
 
-def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
-    """APICv is off on the host, or its CPU has none."""
+def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
+    """APICv is off on the host, or its CPU has none, and exits for the APIC cost time."""
+    if not facts.in_ns:
+        yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: there are no rates")
+        return
     told = [spell for spell in spells(facts, vm) if spell.reason == DISABLED]
     if not told:
         return
     count, time_ns = _cost(facts, vm)
     share = time_ns / facts.vcpu_ns(vm)
+    if share < SHARE or count * 1e9 < RATE * facts.life_ns(vm):
+        return
     own = facts.handled.filter(pl.col("vm") == vm)["reason"]
     amd = len(own) > 0 and own[0] >> 32 == ISA_SVM
     parameters = facts.store.manifest.host.get("module_parameters", {})
@@ -116,7 +121,7 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     yield Finding(
         advice.code,
         advice.name,
-        Severity.MEDIUM if share >= SHARE else Severity.INFO,
+        Severity.HIGH if share >= 10 * SHARE else Severity.MEDIUM,
         vm,
         "The host gives this VM no APIC virtualisation (APICv, AVIC)",
         (
@@ -127,7 +132,7 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
                 f"{times(count, 'exit')} for accesses of the local APIC, which took {duration(time_ns)},"
                 f" {percent(share)} of the vCPUs' time",
                 count,
-                count * 1e9 / facts.life_ns(vm) if facts.in_ns else None,
+                count * 1e9 / facts.life_ns(vm),
                 time_ns,
             ),
         ),
@@ -284,17 +289,17 @@ ADVICES: tuple[Advice, ...] = (
     Advice(
         "AD301",
         "apicv-off",
-        "The host's KVM does not use APICv or AVIC at all.",
-        ("kvm_apicv_inhibit_changed",),
+        "The host's KVM does not use APICv or AVIC at all, and exits for the APIC cost time.",
+        ("kvm_apicv_inhibit_changed", "kvm_exit", "kvm_entry"),
         off,
-        "KVM says so when it creates the VM: reason DISABLED, which is never cleared. It is worth changing where"
-        f" accesses of the local APIC take {percent(SHARE)} or more of the vCPUs' time.",
+        "KVM says so when it creates the VM: reason DISABLED, which is never cleared. Found where accesses of"
+        f" the local APIC take {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second.",
     ),
     Advice(
         "AD302",
         "apicv-inhibited",
         "APICv or AVIC was off while the VM ran, for a reason that can go away.",
-        ("kvm_apicv_inhibit_changed",),
+        ("kvm_apicv_inhibit_changed", "kvm_exit", "kvm_entry"),
         inhibited,
         f"Found for each reason that lasted {percent(SHARE)} or more of the time between the VM's first and last exit."
         " The names of reasons are those of the host's kernel; where its numbering is not known, the number stands.",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from hvtrace.abi.exit_reasons import ISA_SVM, ISA_VMX
+from hvtrace.analysis.advice.clock_source import CLOCKS, READS_PER_SECOND
 from hvtrace.analysis.advice.facts import Facts, about_of
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
+from hvtrace.analysis.advice.steady import accesses, per_slice
 from hvtrace.analysis.advice.wording import duration, each_second, exit_label, listed, percent, times
 
 __all__ = ["ADVICES"]
@@ -107,12 +109,25 @@ def storms(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged
     if not facts.in_ns:
         yield Unjudged(advice.code, advice.name, vm, "the clock counts ticks: there are no rates")
         return
-    rows = stormy(facts.seconds.filter(pl.col("vm") == vm))
+    rows = stormy(facts.seconds.filter(pl.col("vm") == vm)).filter(~_told(facts, vm))
     by = ("reason", "kind", "key")
     found = [(what, own, spans(own)) for what, own in rows.group_by(by, maintain_order=True)]
     found.sort(key=lambda one: -sum(span.time_ns for span in one[2]))
     for (reason, kind, key), _, own in found[:LISTED]:
         yield _storm(facts, vm, advice, (reason, kind, key), own)
+
+
+def _told(facts: Facts, vm: int) -> pl.Expr:
+    """Whether a row is about a clock of whose reads the advices on clocks speak, as they go on all the time."""
+    watched = frozenset().union(*(clock.registers for clock in CLOCKS))
+    slices = facts.once("clock reads", lambda: per_slice(facts, watched))
+    told = [
+        (pl.col("kind") == kind) & (pl.col("key") == number * 2)
+        for clock in CLOCKS
+        if accesses(facts, slices, vm, clock.registers, READS_PER_SECOND).steady
+        for kind, number in clock.reads
+    ]
+    return pl.any_horizontal(pl.lit(value=False), *told).fill_null(value=False)
 
 
 def _storm(
@@ -252,6 +267,7 @@ ADVICES: tuple[Advice, ...] = (
         "Found where, within a second, exits for the same reason about the same MSR, port, address, hypercall or CPUID"
         f" leaf number {COUNT:,} or more on a vCPU and take {percent(SHARE)} or more of that second. Ports that every"
         f" boot uses in plenty (PCI configuration, console, firmware, IDE) count from {BOOT_COUNT:,} on. Idling, the"
-        " host's interrupts, pauses and page faults are told by other advices.",
+        " host's interrupts, pauses and page faults are told by other advices, and so"
+        " are clocks that the guest reads all the time.",
     ),
 )
