@@ -87,14 +87,21 @@ def advise(
 
 def _book(code: str | None, output_format: Form) -> None:
     """Print the advices there are, or the page of one."""
-    from hvtrace.analysis.advice.table import ADVICES, advice_by_code
+    from hvtrace.analysis.advice.table import ADVICES, FAMILIES, advice_by_code
     from hvtrace.render.advise import book
 
     found = None if code is None else advice_by_code(code)
     if code is not None and found is None:
         raise typer.BadParameter(f"--explain {code}: no such advice; --list shows them")
     rows = [
-        {"code": row.code, "name": row.name, "summary": row.summary, "needs": list(row.needs), "doc": row.doc}
+        {
+            "code": row.code,
+            "name": row.name,
+            "family": FAMILIES[row.code[:3]],
+            "summary": row.summary,
+            "needs": list(row.needs),
+            "doc": row.doc,
+        }
         for row in (ADVICES if found is None else (found,))
     ]
     typer.echo(book(rows, str(output_format), whole=found is not None))

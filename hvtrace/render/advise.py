@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import Any
 
 from hvtrace.render import answer as answers
@@ -13,6 +14,9 @@ from hvtrace.render.terminal import WIDTH, plural, safe, styled, wrapped
 __all__ = ["as_json", "as_markdown", "as_text", "book"]
 
 STYLES = {"high": "red", "medium": "yellow", "low": "bold", "info": "dim"}
+
+#: Width of a page of the documentation.
+PAGE = 125
 
 #: VMs named one by one.
 MOST_VMS = 20
@@ -205,9 +209,7 @@ def book(rows: Iterable[dict[str, Any]], form: str, *, whole: bool) -> str:
     if form == "json":
         return json.dumps({"schema_version": 1, "rows": listed}, indent=1, ensure_ascii=False)
     if form == "markdown":
-        return "\n".join(
-            _pages(listed) if whole else (f"- {r['code']} {r['name']}: {r['summary']}" for r in listed)
-        )
+        return "\n".join(_pages(listed)).rstrip()
     if not whole:
         width = max((len(row["name"]) for row in listed), default=0)
         return "\n".join(
@@ -229,6 +231,14 @@ def _page(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _pages(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Pages under the headings of their families, as docs/advise.md has them."""
+    family = None
     for row in rows:
-        yield from (f"## {row['code']} {row['name']}", "", _plain(row["summary"]), "")
-        yield from (f"{_plain(' '.join(part.split()))}\n" for part in row["doc"].split("\n\n"))
+        if row["family"] != family:
+            family = row["family"]
+            yield from (f"## {row['code'][:3]}xx: {family}", "")
+        yield from (f"### {row['code']} {row['name']}", "")
+        needs = ", ".join(f"`{name}`" for name in row["needs"]) or "whatever the recording has"
+        for paragraph in (row["summary"], *row["doc"].split("\n\n"), f"Needs: {needs}."):
+            yield from wrap(" ".join(paragraph.split()), PAGE, break_on_hyphens=False, break_long_words=False)
+            yield ""

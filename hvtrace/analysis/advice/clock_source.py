@@ -55,7 +55,7 @@ class Clock:
 HPET = Clock(
     "the HPET's counter",
     (("address", 0xFED0_00F0), ("address", 0xFED0_00F4)),
-    "a machine without an HPET leaves the guest one bad choice less",
+    "once it has another clock, the machine needs no HPET",
     "-machine …,hpet=off",
     "<clock>\n  <timer name='hpet' present='no'/>\n</clock>",
 )

@@ -20,7 +20,19 @@ from hvtrace.analysis.advice import (
 )
 from hvtrace.analysis.advice.finding import Advice
 
-__all__ = ["ADVICES", "advice_by_code"]
+__all__ = ["ADVICES", "FAMILIES", "advice_by_code"]
+
+#: Beginnings of codes, and what their advices are about.
+FAMILIES = {
+    "AD1": "Enlightenments and flags",
+    "AD2": "Clocks and timers",
+    "AD3": "Interrupts",
+    "AD4": "Exits",
+    "AD5": "Halt polling",
+    "AD6": "TSC and master clock",
+    "AD7": "Nested guests",
+    "AD8": "Userspace",
+}
 
 #: By code.
 ADVICES: tuple[Advice, ...] = (
