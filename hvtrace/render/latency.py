@@ -60,7 +60,7 @@ def as_text(answer: Mapping[str, Any], unit: str, top: int | None) -> str:
     for row in answer["rows"]:
         rows.setdefault(row["measure"], []).append(row | {"label": _label(row)})
     sections = []
-    for measure in answer["measures"]:
+    for measure in answer["counted"]:
         own = rows.get(measure["measure"], [])
         if not own:
             continue
@@ -71,7 +71,7 @@ def as_text(answer: Mapping[str, Any], unit: str, top: int | None) -> str:
         sections.append([*lines, *_not_counted(measure)])
     if answer["timers"]:
         sections.append(_timers(answer["timers"], top))
-    sections.append(_empty(answer["measures"]))
+    sections.append(_empty(answer["counted"]))
     sections.append(_absent(answer["absent"]))
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 

@@ -28,8 +28,8 @@ FIGURES = ("count", "time_ns", "min_ns", "mean_ns", *PERCENTILES, "max_ns")
 #: Key → what it is called.
 _PLACES = {"vm": "VM", "vcpu": "vCPU"}
 
-#: Why a measure is not told.
-NOT_RECORDED, TICKS = "not-recorded", "ticks"
+#: Why a measure is not told: a tracepoint has no events (it was not recorded, or never fired); stamps count ticks.
+NO_EVENTS, TICKS = "no-events", "ticks"
 
 #: What is told of a single span, beside its measure, subject and keys.
 _SPAN = ("vm", "vcpu", "seq", "ts_ns", "end_seq", "end_ns", "ns")
@@ -71,9 +71,10 @@ class Latency:
 
     `rows`: "measure", "vm" and "vcpu" where asked for, "subject" (what it is about, in words), the measure's own keys,
     FIGURES, and "histogram" where asked for: [from_ns, to_ns, count] for each step in which there is something. Rows of
-    a measure are by time, the longest first. `measures`: of each that could be told: "measure", "sentence" (from where
-    to where), "count", "time_ns", "unpaired" (what has no end: a noun, and the rest) and "excluded": what does not
-    count, by why. `absent`: those that could not: "measure", "sentence", "why", "missing" (tracepoints without events).
+    a measure are by time, the longest first. `counted`: of each measure that could be told, "measure", "sentence" (from
+    where to where), "count", "time_ns", "unpaired" (what has no end: a noun, and the rest) and "excluded": what does
+    not count, by why. `absent`: those that could not: "measure", "sentence", "why", "missing" (tracepoints that have no
+    events; of those joined by "|" one is enough).
 
     `timers`: periodic synthetic timers, as hvtrace.analysis.latency.periods has them; empty unless a measure of timers
     was asked for. `slowest`: with `worst` the spans themselves: measure, subject, vm, vcpu, keys, seq, ts_ns, end_seq,
@@ -82,7 +83,7 @@ class Latency:
 
     question: Question
     rows: list[dict[str, Any]] = field(default_factory=list)
-    measures: list[dict[str, Any]] = field(default_factory=list)
+    counted: list[dict[str, Any]] = field(default_factory=list)
     absent: list[dict[str, Any]] = field(default_factory=list)
     timers: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[dict[str, Any]] = field(default_factory=list)
@@ -96,7 +97,7 @@ class Latency:
         """Return question and answer as the JSON form has them."""
         answer = {
             **asdict(self.question),
-            "measures": self.measures,
+            "counted": self.counted,
             "absent": self.absent,
             "rows": self.rows,
             "timers": self.timers,
@@ -113,13 +114,13 @@ def latency(store: Store, question: Question = Question()) -> Latency:
         head: dict[str, Any] = {"measure": measure.name, "sentence": measure.sentence}
         missing = measure.missing(events)
         if missing or (measure.in_ns and not in_ns):
-            answer.absent.append(head | {"why": NOT_RECORDED if missing else TICKS, "missing": missing})
+            answer.absent.append(head | {"why": NO_EVENTS if missing else TICKS, "missing": missing})
             continue
         found = _within(spans_of(measure, events), question)
         whole = found.filter(pl.col("state") == WHOLE)
         states = dict(found["state"].cast(pl.String).value_counts().iter_rows())
         excluded = {why: int(states.get(why, 0)) for why in (LOST, BACKWARDS, UNPAIRED, UNATTRIBUTED)}
-        answer.measures.append(
+        answer.counted.append(
             head
             | {"count": len(whole), "time_ns": int(whole["ns"].sum()), "unpaired": list(measure.unpaired)}
             | {"excluded": excluded}

@@ -119,5 +119,5 @@ def test_spans_of_any_events(rows: list[Row]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = tiny_store(Path(folder) / "t.hvt", rows)
         expected = walk(store)
-        for measure in {row["measure"] for row in latency(store).measures}:
+        for measure in {row["measure"] for row in latency(store).counted}:
             assert found(store, measure) == expected.get(measure, []), measure

@@ -59,7 +59,7 @@ def test_an_answer(tmp_path: Path) -> None:
         "p99_9_ns": 40,
         "max_ns": 40,
     }
-    assert answer.measures == [
+    assert answer.counted == [
         {
             "measure": "inject-eoi",
             "sentence": "kvm_inj_virq → the vector's kvm_eoi",
@@ -132,7 +132,7 @@ def test_histograms(tmp_path: Path) -> None:
 def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
     """With the tracepoints it takes; of alternatives one is enough. It is not shown as nothing found."""
     answer = latency(tiny_store(tmp_path / "t.hvt", EVENTS))
-    told = {row["measure"] for row in answer.measures}
+    told = {row["measure"] for row in answer.counted}
     absent = {row["measure"]: row["missing"] for row in answer.absent}
     assert told == {"inject-eoi"}
     assert told | set(absent) == set(MEASURES)
@@ -141,7 +141,7 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
         "kvm_hv_stimer_start_one_shot|kvm_hv_stimer_start_periodic",
         "kvm_hv_stimer_callback",
     ]
-    assert {row["why"] for row in answer.absent} == {"not-recorded"}
+    assert {row["why"] for row in answer.absent} == {"no-events"}
 
 
 def test_spans_of_what_was_not_recorded_are_refused(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def _totals(answer: Any) -> Counter[tuple[str, ...]]:
     for row in answer.rows:
         for figure in ("count", "time_ns"):
             totals[row["measure"], row["subject"], figure] += row[figure]
-    for measure in answer.measures:
+    for measure in answer.counted:
         for why, number in measure["excluded"].items():
             totals[measure["measure"], why] += number
     for timer in answer.timers:

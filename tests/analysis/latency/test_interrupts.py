@@ -78,7 +78,7 @@ def test_other_delivery_modes_do_not_wait_for_an_injection(tmp_path: Path) -> No
     """An NMI's vector is no vector."""
     rows = [accepted(10, dm=0x400), injected(20)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("accept-inject",)))
-    assert (answer.rows, answer.measures[0]["excluded"]["unpaired"]) == ([], 0)
+    assert (answer.rows, answer.counted[0]["excluded"]["unpaired"]) == ([], 0)
 
 
 def test_an_ipi_reaches_each_target(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_ipi_that_nobody_accepts_is_counted_as_such(tmp_path: Path) -> None:
     """The call failed, or addressed no one; what another thread raises is no IPI of this one."""
     rows = [sent(10), entry(12), sent(20), accepted(22, vcpu=1, tid=555), entry(30)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("ipi-accept",)))
-    assert (answer.rows, answer.measures[0]["excluded"]["unpaired"]) == ([], 2)
+    assert (answer.rows, answer.counted[0]["excluded"]["unpaired"]) == ([], 2)
 
 
 def test_ipis_are_sent_in_four_ways(tmp_path: Path) -> None:

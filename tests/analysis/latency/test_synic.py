@@ -64,7 +64,7 @@ def test_sources_with_auto_eoi_have_no_end(tmp_path: Path) -> None:
     """The next injection comes without an EOI before it."""
     rows = [raised(10), injected(15), raised(20), injected(25), eoi(26, 0x30)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("sint-eoi",)))
-    assert (answer.rows, answer.measures[0]["excluded"]["unpaired"]) == ([], 2)
+    assert (answer.rows, answer.counted[0]["excluded"]["unpaired"]) == ([], 2)
 
 
 def test_a_message_lasts_until_eom(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_second_eom_is_about_no_message(tmp_path: Path) -> None:
     rows = [raised(10), wrote(15), wrote(30)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("message-eom",)))
     assert [row["time_ns"] for row in answer.rows] == [5]
-    assert answer.measures[0]["excluded"]["unpaired"] == 1
+    assert answer.counted[0]["excluded"]["unpaired"] == 1
 
 
 def test_eom_is_for_the_source_that_a_timer_found_busy(tmp_path: Path) -> None:

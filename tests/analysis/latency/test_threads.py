@@ -65,7 +65,7 @@ def test_a_wake_up_followed_by_another_has_no_entry(tmp_path: Path) -> None:
     rows = [woken(10), woken(20), at(24)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("wakeup-entry",)))
     assert [row["time_ns"] for row in answer.rows] == [4]
-    assert answer.measures[0]["excluded"]["unpaired"] == 1
+    assert answer.counted[0]["excluded"]["unpaired"] == 1
 
 
 def test_time_in_userspace_is_told_by_reason(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_an_exit_before_the_first_entry_is_not_known(tmp_path: Path) -> None:
     """Nor is one whose event is missing: that of the unit before is another."""
     rows = [at(5, "kvm_exit"), call(6, SEND_IPI), at(7), at(8, "kvm_exit"), at(9), call(12, SEND_IPI), at(25)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("hypercall-exit",)))
-    assert (answer.rows, answer.measures[0]["excluded"]["unpaired"]) == ([], 2)
+    assert (answer.rows, answer.counted[0]["excluded"]["unpaired"]) == ([], 2)
 
 
 def test_flushes_by_how_many_vcpus_they_concern(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_events_of_unknown_vcpus_are_counted(tmp_path: Path) -> None:
     rows = [returned(10, vcpu=None), at(20), returned(30), at(34)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("userspace",)))
     assert [row["time_ns"] for row in answer.rows] == [4]
-    assert answer.measures[0]["excluded"] == {"lost": 0, "backwards": 0, "unpaired": 0, "unattributed": 1}
+    assert answer.counted[0]["excluded"] == {"lost": 0, "backwards": 0, "unpaired": 0, "unattributed": 1}
 
 
 def test_a_span_that_ends_before_it_begins_makes_no_figure(tmp_path: Path) -> None:
@@ -210,4 +210,4 @@ def test_a_span_that_ends_before_it_begins_makes_no_figure(tmp_path: Path) -> No
     rows = [returned(10), at(8, cpu=1), returned(30), at(34)]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("userspace",)))
     assert [row["time_ns"] for row in answer.rows] == [4]
-    assert answer.measures[0]["excluded"]["backwards"] == 1
+    assert answer.counted[0]["excluded"]["backwards"] == 1

@@ -62,7 +62,7 @@ def test_a_callback_of_a_stopped_timer_was_not_due(tmp_path: Path) -> None:
     """It raced with the stop; it is counted as without a beginning."""
     rows = [start(1_000, 50, 60), at(1_900, "cleanup"), at(2_000, "callback")]
     answer = latency(tiny_store(tmp_path / "t.hvt", rows), Question(measures=("stimer-callback",)))
-    assert (answer.rows, answer.measures[0]["excluded"]["unpaired"]) == ([], 1)
+    assert (answer.rows, answer.counted[0]["excluded"]["unpaired"]) == ([], 1)
 
 
 def test_a_callback_before_it_is_due_is_backwards(tmp_path: Path) -> None:
