@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import zstandard
 
 from . import perf_data
+from . import simpletrace as simple
 from .event_format import EventFormat, event_format
 from .ring_buffer import Absolute, Discarded, Extend, Page, pages
 from .trace_dat import Buffer, TraceDat, cpu_count, trace_clock, uname
@@ -173,6 +174,25 @@ def text(tool: str) -> bytes:
 
 
 #: Name → writer. Every writer gives the same bytes each time.
+def qemu_log(stamp: Callable[[int], str]) -> bytes:
+    """EVENTS lines of QEMU's log; `stamp` gives what stands before an event, by its number."""
+    texts = (
+        "vmbus_recv_message type 14 size 40",
+        "vmbus_msg_cb message status -11",
+        "hv_balloon_state_change -> S_IDLE",
+    )
+    lines = [f"{stamp(n)}{texts[n % len(texts)]}\n" for n in range(EVENTS)]
+    return "".join(lines).encode()
+
+
+def simpletrace() -> bytes:
+    """A file of QEMU's simple backend with EVENTS events."""
+    names = ("vmbus_recv_message", "vmbus_msg_cb", "hv_balloon_state_change")
+    arguments: tuple[tuple[int | str, ...], ...] = ((14, 40), (-11,), ("S_IDLE",))
+    out = simple.header() + b"".join(simple.name(n, name) for n, name in enumerate(names))
+    return out + b"".join(simple.event(n % 3, START + n * 1000, arguments[n % 3]) for n in range(EVENTS))
+
+
 SAMPLES: dict[str, Callable[[], bytes]] = {
     "trace.dat 6": lambda: trace_dat(6),
     "trace.dat 6 with an instance": lambda: trace_dat(6, instance=True),
@@ -185,6 +205,10 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "ftrace text": lambda: text("ftrace"),
     "report text": lambda: text("report"),
     "perf script text": lambda: text("script"),
+    "QEMU log, threads": lambda: qemu_log(lambda n: f"{200 + n % 2}@5.{n:06}:"),
+    "QEMU log, dates": lambda: qemu_log(lambda n: f"2026-11-20T10:00:00.{n:06}Z "),
+    "QEMU log, no time": lambda: qemu_log(lambda n: ""),
+    "QEMU simpletrace": simpletrace,
     "gzip": lambda: gzip.compress(trace_dat(6), mtime=0),
     "zstd": lambda: zstandard.ZstdCompressor().compress(perf()),
     "xz": lambda: lzma.compress(text("ftrace")),

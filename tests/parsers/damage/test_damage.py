@@ -23,7 +23,16 @@ FULL = os.environ.get("HVTRACE_DAMAGE") == "full"
 CUTS, FLIPS = (200, 1000) if FULL else (30, 70)
 
 #: Formats that may end anywhere between two events: what follows cannot be missed.
-ENDLESS = ("perf.data pipe", "ftrace text", "report text", "perf script text")
+ENDLESS = (
+    "perf.data pipe",
+    "ftrace text",
+    "report text",
+    "perf script text",
+    "QEMU log, threads",
+    "QEMU log, dates",
+    "QEMU log, no time",
+    "QEMU simpletrace",
+)
 
 INSTANCE_EVENTS = {"trace.dat 6 with an instance": EVENTS // 2, "trace.dat 7 zstd": EVENTS // 2}
 
