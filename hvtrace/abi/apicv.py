@@ -15,7 +15,7 @@ DISABLED, HYPERV = "DISABLED", "HYPERV"
 ABSENT = "ABSENT"
 
 #: kvm_apicv_update_request, 5.7 to 5.17.
-_REQUESTED = (
+_REQUESTED: tuple[str, ...] = (
     DISABLED,
     HYPERV,
     "NESTED",

@@ -5,7 +5,7 @@ Recordings of real KVM where there are any; built ones, which say why, where the
 
 from __future__ import annotations
 
-from advice_cases import enlightenments
+from advice_cases import costs, enlightenments
 from advice_cases.case import Built, Case, Recorded
 
 __all__ = ["CASES", "Built", "Case", "Recorded"]
@@ -13,4 +13,5 @@ __all__ = ["CASES", "Built", "Case", "Recorded"]
 #: By code; those of a subject are in the file of its name.
 CASES: dict[str, Case] = {
     **enlightenments.CASES,
+    **costs.CASES,
 }

@@ -21,13 +21,14 @@ class Recorded:
 class Built:
     """A recording that was written down event by event, and why: what no recording of real KVM at hand shows.
 
-    `cpu`: the -cpu option noted beside it.
+    `cpu`: the -cpu option noted beside it; `halt_poll_ns`: the host's parameter, likewise.
     """
 
     why: str
     rows: Sequence[Row] = field(repr=False)
     cpu: str | None = None
     lasts_ns: int | None = None
+    halt_poll_ns: int | None = None
 
 
 @dataclass(frozen=True)

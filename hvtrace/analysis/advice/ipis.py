@@ -176,12 +176,15 @@ def flushes(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudge
 def failing(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Calls to send interrupts or flush TLBs that KVM refuses."""
     rows = facts.once("ipi and flush calls", lambda: _results(facts)).filter(pl.col("vm") == vm)
-    evidence, total = [], 0
+    total = int(rows.filter(pl.col("status") != 0)["count"].sum())
+    if total < FAILED or total < FAILED_SHARE * int(rows["count"].sum()):
+        return
+    evidence = []
     for code, own in rows.group_by("code", maintain_order=True):
         made = int(own["count"].sum())
         bad = own.filter(pl.col("status") != 0)
         failed = int(bad["count"].sum())
-        if failed < FAILED or failed < FAILED_SHARE * made:
+        if not failed:
             continue
         statuses = [
             f"{status_name(status)} ({count:,})" for status, count in bad.select("status", "count").rows()
@@ -189,18 +192,16 @@ def failing(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         name = _NAMES.get(code[0], f"{code[0]:#x}")
         sentence = f"{failed:,} of {times(made, 'call')} of {name}: {listed(statuses)}"
         evidence.append(Evidence(sentence, failed, seqs=tuple(bad["first_seq"].head(3))))
-        total += failed
-    if evidence:
-        yield Finding(
-            advice.code,
-            advice.name,
-            Severity.MEDIUM,
-            vm,
-            f"{times(total, 'hypercall')} to send interrupts or flush TLBs failed",
-            tuple(evidence),
-            change="a guest that is refused goes the slow way, or not at all: see `hvtrace replay --check` for whether"
-            " KVM was right to refuse",
-        )
+    yield Finding(
+        advice.code,
+        advice.name,
+        Severity.MEDIUM,
+        vm,
+        f"{times(total, 'hypercall')} to send interrupts or flush TLBs failed",
+        tuple(evidence),
+        change="a guest that is refused goes the slow way, or not at all: see `hvtrace replay --check` for whether KVM"
+        " was right to refuse",
+    )
 
 
 def _results(facts: Facts) -> pl.DataFrame:
@@ -266,7 +267,7 @@ ADVICES: tuple[Advice, ...] = (
         "Hypercalls to send interrupts or flush TLBs fail.",
         ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
         failing,
-        f"Found where {FAILED} or more calls of a code, and {percent(FAILED_SHARE)} or more of them, have a result"
+        f"Found where {FAILED} or more of these calls, and {percent(FAILED_SHARE)} or more of them all, have a result"
         " other than success.",
     ),
 )

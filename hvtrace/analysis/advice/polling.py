@@ -9,6 +9,7 @@ from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 from hvtrace.analysis.halt_poll.answer import HaltPoll, Question, halt_poll
+from hvtrace.analysis.halt_poll.own import DEFAULT
 
 __all__ = ["ADVICES"]
 
@@ -98,8 +99,8 @@ def burnt(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
 
 def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Polling is off on the host, and would have shortened many halts."""
-    setting = _polls(facts).own
-    if setting.setting.limit or setting.assumed or not facts.in_ns:
+    own = _polls(facts).own
+    if own.setting.limit or own.sources["cap"] == DEFAULT or not facts.in_ns:
         return
     answer = halt_poll(facts.store, _question(facts, vm, f"halt_poll_ns={DEFAULT_NS}"))
     never, polled = answer.outcomes[0], answer.outcomes[-1]

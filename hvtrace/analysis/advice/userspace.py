@@ -17,8 +17,8 @@ __all__ = ["ADVICES"]
 #: Emulating a device takes userspace some µs to some tens of them; as long as this a guest's tick of 64 Hz does not
 #: wait, so that it loses time, and its threads notice.
 SLOW_NS = 10_000_000
-#: Together so much of the vCPUs' time, or one so long.
-SHARE, LONG_NS = 0.01, 100_000_000
+#: So many of them that take so much of the vCPUs' time together, or one so long.
+COUNT, SHARE, LONG_NS = 5, 0.01, 100_000_000
 #: How many kinds of exit are listed.
 LISTED = 5
 
@@ -100,7 +100,7 @@ def slow(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
         return
     time_ns, worst = int(rows["userspace_ns"].sum()), max(rows["userspace_ns"].to_list())
     share = time_ns / facts.vcpu_ns(vm)
-    if share < SHARE and worst < LONG_NS:
+    if (share < SHARE or len(rows) < COUNT) and worst < LONG_NS:
         return
     own = facts.handled.filter(pl.col("vm") == vm, pl.col("userspace_ns") > 0)
     by = ("reason", "about", "work")
@@ -242,8 +242,8 @@ ADVICES: tuple[Advice, ...] = (
         "Userspace takes long to answer exits.",
         ("kvm_userspace_exit", "kvm_exit", "kvm_entry"),
         slow,
-        f"Found where exits with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)} or more of the vCPUs'"
-        f" time, or one takes {duration(LONG_NS)} or more. Exits after which userspace has nothing to answer (a signal,"
+        f"Found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)} or more of"
+        f" the vCPUs' time, or one takes {duration(LONG_NS)} or more. Exits after which userspace has nothing to answer (a signal,"
         " the end of the VM) do not count.",
     ),
     Advice(

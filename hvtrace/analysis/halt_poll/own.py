@@ -12,10 +12,10 @@ import numpy.typing as npt
 from hvtrace.analysis.halt_poll.halts import Recorded
 from hvtrace.analysis.halt_poll.reproduce import Reproduced, reproduces
 from hvtrace.analysis.halt_poll.rules import U32, HostSetting
-from hvtrace.replay.profile import profile_for
+from hvtrace.replay.profile import Profile, profile_for
 from hvtrace.store import Manifest
 
-__all__ = ["GIVEN", "Own", "find_own"]
+__all__ = ["DEFAULT", "GIVEN", "Own", "find_own"]
 
 #: Where a parameter is known from.
 GIVEN, NOTED, INFERRED, DEFAULT = "given", "metadata", "inferred", "default"
@@ -28,9 +28,9 @@ PARAMETERS = {
     "shrink": "halt_poll_ns_shrink",
 }
 
-#: Defaults on x86; of halt_poll_ns_shrink that of kernels until 6.6 or so, and the one since.
+#: Defaults on x86; that of halt_poll_ns_shrink is 2 in later kernels: not in 6.6, but in 6.12.
 DEFAULTS = {"cap": 200_000, "grow": 2, "start": 10_000, "shrink": 0}
-SHRINKS = (0, 2)
+SHRINKS_BY_TWO = (6, 12)
 
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -74,25 +74,36 @@ def find_own(halts: Recorded, manifest: Manifest, given: dict[str, int]) -> Own:
     choices = [HostSetting(**known)]
     for fact, name in (("halt_poll_clamps", "clamps"), ("halt_poll_floors", "floors")):
         answer = profile.fact(fact)
-        either = (False, True) if answer is None else (answer,)
+        either = (True, False) if answer is None else (answer,)
         choices = [replace(choice, **{name: value}) for choice in choices for value in either]
     if not halts.traced:
-        return Own(choices[0], sources, None)
+        shrink = known["shrink"] if sources["shrink"] != DEFAULT else _shrinks(profile)[0]
+        return Own(replace(choices[0], shrink=shrink), sources, None)
     if sources["shrink"] == DEFAULT:
-        choices = [replace(choice, shrink=shrink) for choice in choices for shrink in SHRINKS]
+        choices = [replace(choice, shrink=shrink) for choice in choices for shrink in _shrinks(profile)]
     if sources["cap"] == DEFAULT:
         choices = [replace(choice, cap=cap) for choice in choices for cap in _caps(halts, choice)]
     tried = [(choice, reproduces(halts, choice)) for choice in choices]
-    setting, reproduced = min(tried, key=lambda one: one[1].mismatched - one[1].matched)
-    if sources["shrink"] == DEFAULT and len({_score(found) for _, found in tried}) > 1:
-        others = [_score(found) for choice, found in tried if choice.shrink != setting.shrink]
-        if all(score < _score(reproduced) for score in others):
+    setting, reproduced = min(tried, key=lambda one: _score(one[1]))
+    best = _score(reproduced)[0]
+    if sources["shrink"] == DEFAULT:
+        others = [found for choice, found in tried if choice.shrink != setting.shrink]
+        if all(_score(found)[0] > best for found in others):
             sources["shrink"] = INFERRED
+    if sources["cap"] == DEFAULT and setting.cap != known["cap"]:
+        sources["cap"] = INFERRED
     return Own(setting, sources, reproduced)
 
 
-def _score(found: Reproduced) -> int:
-    return found.matched - found.mismatched
+def _score(found: Reproduced) -> tuple[int, int]:
+    """The less, the better."""
+    return found.mismatched - found.matched, found.unjudged
+
+
+def _shrinks(profile: Profile) -> tuple[int, ...]:
+    """Factors to try where the recording tells none: the kernel's default first."""
+    newer = profile.version is not None and profile.version >= SHRINKS_BY_TWO
+    return (2, 0) if newer else (0, 2)
 
 
 def _noted(manifest: Manifest) -> dict[str, int]:
@@ -139,6 +150,8 @@ def _caps(halts: Recorded, choice: HostSetting) -> list[int]:
         return [choice.cap, 0]
     grew = halts.changed & halts.grew
     shrank = halts.changed & ~halts.grew
-    least = int(max(halts.ns[grew].max(initial=0), halts.old[grew].max(initial=0))) + 1
+    # What grew took less than the cap, what shrank took longer; no polling time in force is above it.
+    kept = halts.new if choice.clamps else halts.old
+    least = max(int(halts.ns[grew].max(initial=0)) + 1, int(halts.old.max()), int(kept.max()))
     most = int(halts.ns[shrank].min(initial=U32)) - 1
-    return [choice.cap if least <= choice.cap <= most else least]
+    return [choice.cap] if least <= choice.cap <= most else [least, most]

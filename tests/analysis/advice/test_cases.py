@@ -28,7 +28,9 @@ def asked(recorded: Callable[..., Store], tmp_path: Path) -> Asked:
         if isinstance(source, Recorded):
             store = recorded(source.name)
         else:
-            store = tiny_store(tmp_path / "built.hvt", source.rows, last_ns=source.lasts_ns)
+            store = tiny_store(
+                tmp_path / "built.hvt", source.rows, last_ns=source.lasts_ns, polling_cap=source.halt_poll_ns
+            )
             if source.cpu is not None:
                 store.manifest.host["qemu_command"] = f"qemu-system-x86_64 -cpu {source.cpu}"
         return advise(store, Question(codes=(advice.code,)))
