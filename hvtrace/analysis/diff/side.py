@@ -81,6 +81,11 @@ class Side(Part):
                 merged += [first, last]
         return np.array(merged, np.int64)
 
+    @property
+    def first_loss(self) -> int | None:
+        """Time stamp after which events are first missing; None: none are."""
+        return int(self.lost[0]) if len(self.lost) else None
+
     def exposure(self, edges: I64) -> F64:
         """Seconds of VM time recorded between each two edges."""
         begins, ends = edges[:-1], edges[1:]
