@@ -116,12 +116,12 @@ def pairs(
     were lost meanwhile) or BACKWARDS (it ends before it begins).
 
     With `about` there is one more column, about: the key of the first (or `last`) of these rows in the pair's unit,
-    null where it has none. A unit is what lies between two kvm_entry. What stands in it before its kvm_exit belongs to
-    it as well: KVM on SVM before 6.6 traces some exits late.
+    up to the pair's end; null where it has none. A unit is what lies between two kvm_entry. What stands in it before its
+    kvm_exit belongs to it as well: KVM on SVM before 6.6 traces some exits late.
     """
     part, before = pl.col("part"), pl.col("part").shift(1)
     rows = _ordered(tables, event, about)
-    details = rows.filter(part == Part.DETAIL).select("unit", about="key")
+    rows = rows.with_columns(about=_about(last=last) if about else pl.lit(None, pl.UInt64))
     nested = rows.filter(part == Part.NESTED).select("unit", nested=pl.lit(value=True)).unique("unit")
     marked = _NESTED.table in tables
     if about or marked:
@@ -141,10 +141,15 @@ def pairs(
         found = found.with_columns(pl.col("nested").fill_null(value=False))
     else:
         found = found.with_columns(nested=pl.lit(value=False))
-    if not about:
-        return found.drop("unit")
-    details = details.unique("unit", keep="last" if last else "first", maintain_order=True)
-    return found.join(details, on="unit", how="left", maintain_order="left").drop("unit")
+    return found.select(pl.exclude("unit", "about"), *(["about"] if about else []))
+
+
+def _about(*, last: bool) -> pl.Expr:
+    """Key of the first (or last) detail of a row's unit, among those before the row; null where there is none."""
+    detail, unit = pl.col("part") == Part.DETAIL, pl.col("unit")
+    told_in = pl.when(detail).then(unit).forward_fill()
+    wanted = detail if last else detail & (told_in.shift(1) != unit).fill_null(value=True)
+    return pl.when(told_in == unit).then(pl.when(wanted).then(pl.col("key")).forward_fill())
 
 
 def _ordered(tables: Mapping[str, pl.LazyFrame], event: str, about: tuple[Rows, ...]) -> pl.LazyFrame:
@@ -210,6 +215,7 @@ def _joined(rows: pl.LazyFrame, begin: Part, ends: tuple[Part, ...]) -> pl.LazyF
             ns=ns,
             userspace_ns=(pl.col("ts_ns") - pl.col("returned")).fill_null(0),
             key=pl.col("key") if begin == Part.OPEN else first["key"],
+            about="about",
             lost=first["losses"] != pl.col("losses"),
         )
         .filter(pl.col("begin") == begin, pl.col("part").is_in([int(end) for end in ends]), pl.col("same"))
@@ -230,5 +236,6 @@ def _joined(rows: pl.LazyFrame, begin: Part, ends: tuple[Part, ...]) -> pl.LazyF
             .otherwise(pl.lit(WHOLE))
             .cast(pl.Enum([WHOLE, LOST, BACKWARDS])),
             unit="unit",
+            about="about",
         )
     )
