@@ -116,8 +116,8 @@ def pairs(
     were lost meanwhile) or BACKWARDS (it ends before it begins).
 
     With `about` there is one more column, about: the key of the first (or `last`) of these rows in the pair's unit,
-    up to the pair's end; null where it has none. A unit is what lies between two kvm_entry. What stands in it before its
-    kvm_exit belongs to it as well: KVM on SVM before 6.6 traces some exits late.
+    up to the pair's end; null where it has none. A unit is what lies between two kvm_entry. What stands in it before
+    its kvm_exit belongs to it as well: KVM on SVM before 6.6 traces some exits late.
     """
     part, before = pl.col("part"), pl.col("part").shift(1)
     rows = _ordered(tables, event, about)
