@@ -77,10 +77,11 @@ def named(text: str, own: HostSetting) -> Named:
         return _host("off", replace(own, cap=0, vm_cap=None))
     words = _words(text)
     if "guest" not in words:
-        changed = given_host(text)
+        changed: dict[str, Any] = given_host(text)
         if "cap" in changed:
-            changed = {"vm_cap": None, **changed}  # type: ignore[dict-item]  # None is "no cap of its own"
-        return _host(text, replace(own, **changed))  # type: ignore[arg-type]  # as above
+            # Another cap is in force, whatever the VM had for itself.
+            changed = {"vm_cap": None, **changed}
+        return _host(text, replace(own, **changed))
     if not _YES.get(words.pop("guest").lower(), False):
         raise ValueError("guest=on is a setting; without it the host polls")
     fields: dict[str, Any] = {}
