@@ -32,6 +32,9 @@ def diff(
     replay: Annotated[
         bool, typer.Option("--replay", help="Check what was not checked yet, as hvtrace replay --check does.")
     ] = False,
+    align: Annotated[
+        bool, typer.Option("--align", help="Find the first event in which two runs of one program differ.")
+    ] = False,
     start: From = None,
     end: To = None,
     start_b: Annotated[
@@ -52,8 +55,10 @@ def diff(
     Rates are per second of recorded time. A change counts as significant where blocks of time differ by more than
     chance, corrected for the number of figures tested.
 
+    --align compares what each vCPU's guest did, event by event, whatever time it took.
+
     Exit code: 0; with --threshold 1 where a significant change is larger, or B has divergences of a kind that A has
-    not.
+    not; with --align 1 where the runs differ.
 
     Examples:
 
@@ -63,17 +68,47 @@ def diff(
 
       hvtrace diff trace.hvt trace.hvt --from +1s --to +5s --from-b +5s --to-b +9s
 
+      hvtrace diff good.hvt bad.hvt --align
+
       hvtrace diff two.hvt two.hvt --vm-a 0 --vm-b 1 --output-format csv
     """
     limit = None if threshold is None else _share(threshold)
+    if align and (limit is not None or replay):
+        raise typer.BadParameter("--align compares events: not with --threshold or --replay")
     stores = opened(first), opened(second)
     scopes = (
         scope_of(stores[0], start, end, vm if vm_a is None else vm_a, vcpu),
         scope_of(stores[1], start_b or start, end_b or end, vm if vm_b is None else vm_b, vcpu),
     )
+    sources = str(first), str(second)
+    if align:
+        _align(sources, stores, scopes, top or None, output_format)
+        return
     if replay:
         _check(stores)
-    _compare((str(first), str(second)), stores, scopes, limit, top or None, output_format)
+    _compare(sources, stores, scopes, limit, top or None, output_format)
+
+
+def _align(
+    sources: tuple[str, str],
+    stores: tuple[Store, Store],
+    scopes: tuple[Scope, Scope],
+    top: int | None,
+    output_format: Format,
+) -> None:
+    from hvtrace.analysis.diff.align import COLUMNS
+    from hvtrace.analysis.diff.align import align as answer
+    from hvtrace.render.align import as_csv, as_json, as_text
+
+    found = answer(*stores, *scopes)
+    if output_format is Format.TEXT:
+        typer.echo(as_text(found.as_dict(), sources, top))
+    elif output_format is Format.JSON:
+        typer.echo(as_json(found.as_dict(), sources))
+    else:
+        typer.echo(as_csv(found.as_dict(), COLUMNS))
+    if found.differs:
+        raise typer.Exit(1)
 
 
 def _compare(

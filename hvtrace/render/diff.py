@@ -88,27 +88,28 @@ def _heads(answer: dict[str, Any], sources: Sequence[str]) -> Iterator[str]:
 
 
 def _facts(facts: Sequence[dict[str, Any]]) -> Iterator[str]:
-    rows = [fact for fact in facts if not fact["same"]]
-    if not rows:
-        yield "Kernel, host, flags and parameters are the same, as far as they are known."
-        return
-    width = max(len(safe(row["fact"])) for row in rows)
+    rows = [fact for fact in facts if not fact["same"] and None not in (fact["a"], fact["b"])]
+    width = max((len(safe(row["fact"])) for row in rows), default=0)
     for row in rows:
         if row["fact"] == "-cpu":
             yield from _flags(row)
-            continue
-        shown = [f"{side.upper()}: {'not known' if row[side] is None else row[side]}" for side in "ab"]
-        yield from wrapped("   ".join(shown), f"{safe(row['fact']):{width}}  ")
+        else:
+            shown = f"A: {row['a']}   B: {row['b']}"
+            yield from wrapped(shown, f"{safe(row['fact']):{width}}  ")
+    for side in "ab":
+        names = [fact["fact"] for fact in facts if fact[side] is None]
+        if names:
+            yield from wrapped(f"Not known of {side.upper()}: {', '.join(names)}.")
+    if not rows:
+        yield "What is known of kernel, host, flags and parameters is the same."
 
 
 def _flags(row: dict[str, Any]) -> Iterator[str]:
     """What is in one -cpu option only."""
-    own = [set(str(row[side]).split(",")) if row[side] else None for side in "ab"]
-    for side, mine, other in (("A", own[0], own[1]), ("B", own[1], own[0])):
-        if mine is None:
-            yield f"-cpu  not known of {side}"
-        elif mine - (other or mine):
-            yield from wrapped(", ".join(sorted(mine - (other or mine))), f"-cpu  only {side}: ")
+    a, b = (set(str(row[side]).split(",")) for side in "ab")
+    for side, only in (("A", a - b), ("B", b - a)):
+        if only:
+            yield from wrapped(", ".join(sorted(only)), f"-cpu  only {side}: ")
 
 
 def _enlightenments(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

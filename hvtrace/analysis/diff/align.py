@@ -48,15 +48,19 @@ COLUMNS = (
 )
 
 
+#: Verdict → the order in which rows with it are told.
+_VERDICTS = {"differs": 0, "a-goes-on": 0, "b-goes-on": 0, "unknown": 1, "same": 2}
+
+
 @dataclass(slots=True)
 class Alignment:
     """The answer.
 
     `rows`, one a sequence of a vCPU, those that differ first, by time: COLUMNS, and "a" and "b". verdict: "same",
-    "differs", "a-goes-on", "b-goes-on" (where the other has ended); common: events before the first difference, of
-    events_a and events_b; hunks: how many differences were walked over, only_a and only_b: events in them; rejoined:
-    whether both go on together after the last; seq and ts of the first event that differs, null where there is none.
-    "a", "b": [{seq, ts_ns, text, common}] around it.
+    "differs", "a-goes-on", "b-goes-on" (where the other has ended), "unknown" (it was cut off by a loss); common:
+    events before the first difference, of events_a and events_b; hunks: how many differences were walked over, only_a
+    and only_b: events in them; rejoined: whether both go on together after the last; seq and ts of the first event
+    that differs, null where there is none. "a", "b": [{seq, ts_ns, text, common}] around it.
 
     `until_a`, `until_b`: where events were first lost; nothing after that was compared. `vms`: the pairs of VMs.
     `not_compared`: tracepoints that one recording has and the other was not recorded with, or what an event is
@@ -72,7 +76,7 @@ class Alignment:
     @property
     def differs(self) -> bool:
         """Whether any sequence differs."""
-        return any(row["verdict"] != "same" for row in self.rows)
+        return any(row["verdict"] not in ("same", "unknown") for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as the JSON form has it."""
@@ -107,7 +111,7 @@ def align(a: Store, b: Store, scope_a: Scope | None = None, scope_b: Scope | Non
             answer.rows.append(row | _compared(first, second, *events))
     starts = [side.start for side in sides]
     answer.rows.sort(
-        key=lambda row: (row["verdict"] == "same", _when(row, starts), row["vcpu"], row["sequence"])
+        key=lambda row: (_VERDICTS[row["verdict"]], _when(row, starts), row["vcpu"], row["sequence"])
     )
     return answer
 
@@ -139,6 +143,8 @@ class _Events:
     def __init__(self, side: Side, shared: set[str]) -> None:
         self.kinds = [kind for kind in KINDS if kind.tracepoint in shared and side.store.has(kind.tracepoint)]
         self.own: dict[str, pl.DataFrame] = {}
+        #: Where events were lost, an end says nothing.
+        self.whole = side.first_loss is None
         frames = []
         for number, kind in enumerate(self.kinds):
             rows = with_effects(side.store, kind.tracepoint, shared)
@@ -225,7 +231,11 @@ def _compared(a: _Sequence, b: _Sequence, events_a: _Events, events_b: _Events) 
     """A row without its key."""
     common = _prefix(a.identity, b.identity)
     ended = common == len(a.identity), common == len(b.identity)
-    verdicts = {(True, True): "same", (True, False): "b-goes-on", (False, True): "a-goes-on"}
+    verdicts = {
+        (True, True): "same",
+        (True, False): "b-goes-on" if events_a.whole else "unknown",
+        (False, True): "a-goes-on" if events_b.whole else "unknown",
+    }
     row: dict[str, Any] = {
         "verdict": verdicts.get(ended, "differs"),
         "common": common,

@@ -62,6 +62,9 @@ _BETWEEN = (
 #: CPUID leaves that tell frequencies: the host's calibration decides them.
 _FREQUENCIES = (0x15, 0x16, 0x40000010)
 
+#: CPUID leaves whose subleaf counts; for others ECX holds whatever it held.
+_WITH_SUBLEAVES = (0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1A, 0x1B, 0x1D, 0x1F, 0x8000001D)
+
 #: Tracepoints that say what KVM did about an access, where both recordings have them. They come before the access
 #: itself in its exit, or within a hypercall.
 BELONGS = ("kvm_entry", "kvm_eoi", "kvm_hv_notify_acked_sint", "kvm_hv_send_ipi", "kvm_apic_accept_irq")
@@ -135,7 +138,8 @@ _MISDIRECTED = {True: ", not accepted by just those asked for"}
 
 def _cpuid_text(row: Mapping[str, Any]) -> str:
     values = " ".join(f"{name[1:]} {row[f'shown_{name}']:#x}" for name in _REGISTERS)
-    return f"CPUID {row['function']:#x} {row['index'] or 0:#x}: {values}"
+    subleaf = "" if row["index"] is None else f" subleaf {row['index']:#x}"
+    return f"CPUID {row['function']:#x}{subleaf}: {values}"
 
 
 _REGISTERS = ("rax", "rbx", "rcx", "rdx")
@@ -148,7 +152,7 @@ KINDS: tuple[Kind, ...] = (
         pl.lit(PROGRAM, pl.UInt64),
         {
             "function": pl.col("function"),
-            "index": pl.col("index"),
+            "index": pl.when(pl.col("function").is_in(_WITH_SUBLEAVES)).then(pl.col("index")),
             **{
                 name: pl.when(~pl.col("function").is_in(_FREQUENCIES)).then(pl.col(name) & _LOW)
                 for name in _REGISTERS

@@ -44,7 +44,7 @@ def _facts(sides: tuple[Side, Side], views: list[dict[str, Any]]) -> list[dict[s
         first, second = (facts.get(name) for facts in known)
         if first is None and second is None:
             continue
-        if first == second and "." in name and name not in _ALWAYS:
+        if "." in name and name not in _ALWAYS and (first == second or None in (first, second)):
             continue
         rows.append({"fact": name, "a": first, "b": second, "same": first == second})
     return rows

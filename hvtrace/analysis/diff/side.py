@@ -22,7 +22,7 @@ I64 = npt.NDArray[np.int64]
 class Side(Part):
     """The part of a recording that is compared.
 
-    Its time is that of its VMs: from the first event of a VM to its last, less what was lost; of several VMs at the
+    Its time is that of its VMs: from a VM's first exit or entry to its last, less what was lost; of several VMs at the
     same time each has its own.
     """
 
@@ -33,7 +33,7 @@ class Side(Part):
 
     @cached_property
     def lives(self) -> dict[int, tuple[int, int]]:
-        """VM → time stamps of its first and last event in the part asked for."""
+        """VM → time stamps of its first and last exit or entry (event, without these) in the part asked for."""
         asked = [name for name in ("kvm_entry", "kvm_exit") if self.store.has(name)] or self.store.tracepoints
         rows = [
             self.store.scan(name)
@@ -126,7 +126,9 @@ class Side(Part):
         columns = ["key", "ts_ns", *(["ns"] if measure.timed else [])]
         if not self.has(measure):
             return pl.DataFrame(schema={name: measure.key if name == "key" else pl.Int64 for name in columns})
-        rows = measure.events(self).filter(pl.col("vm").is_not_null(), pl.col("key").is_not_null())
+        # Before its first entry userspace sets a VM up: that is not of its time.
+        alive = pl.col("ts_ns").is_between(self.start, self.start + self.length)
+        rows = measure.events(self).filter(alive, pl.col("vm").is_not_null(), pl.col("key").is_not_null())
         if len(self.lost):
             inside = pl.lit(pl.Series(self.lost)).search_sorted(pl.col("ts_ns"), side="left") % 2 == 1
             rows = rows.filter(~inside)
