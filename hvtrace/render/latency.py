@@ -73,6 +73,7 @@ def as_text(answer: Mapping[str, Any], unit: str, top: int | None) -> str:
         sections.append(_timers(answer["timers"], top))
     sections.append(_empty(answer["counted"]))
     sections.append(_absent(answer["absent"]))
+    sections += [wrapped(f"Note: {note}.") for note in answer["notes"]]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 

@@ -331,7 +331,7 @@ class _Walk:
 
     def switch(self, row: Event) -> None:
         if (tid := row["prev_pid"]) in self.threads:
-            goes_on = row["prev_state"] in (0, 0x100)
+            goes_on = row["prev_state"] in (None, 0, 0x100)
             self.sched[tid] = ("preempted" if goes_on else "asleep", row)
             row["was"] = PLACES.get(self.was.get(tid, ""))
             if not goes_on:

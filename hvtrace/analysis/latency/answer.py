@@ -31,6 +31,12 @@ _PLACES = {"vm": "VM", "vcpu": "vCPU"}
 #: Why a measure is not told: a tracepoint has no events (it was not recorded, or never fired); stamps count ticks.
 NO_EVENTS, TICKS = "no-events", "ticks"
 
+#: What perf's text lacks.
+IN_INTERRUPTS = (
+    "perf script leaves out what is traced in interrupts while a guest runs: there were more callbacks of timers and"
+    " more wake-ups than are counted"
+)
+
 #: What is told of a single span, beside its measure, subject and keys.
 _SPAN = ("vm", "vcpu", "seq", "ts_ns", "end_seq", "end_ns", "ns")
 
@@ -78,7 +84,7 @@ class Latency:
 
     `timers`: periodic synthetic timers, as hvtrace.analysis.latency.periods has them; empty unless a measure of timers
     was asked for. `slowest`: with `worst` the spans themselves: measure, subject, vm, vcpu, keys, seq, ts_ns, end_seq,
-    end_ns, ns.
+    end_ns, ns. `notes`: sentences on what the recording does not show.
     """
 
     question: Question
@@ -87,6 +93,7 @@ class Latency:
     absent: list[dict[str, Any]] = field(default_factory=list)
     timers: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -101,6 +108,7 @@ class Latency:
             "absent": self.absent,
             "rows": self.rows,
             "timers": self.timers,
+            "notes": self.notes,
         }
         return answer | {"slowest": self.slowest} if self.question.worst else answer
 
@@ -127,6 +135,8 @@ def latency(store: Store, question: Question = Question()) -> Latency:
         )
         answer.rows += _rows(measure, whole, question)
         answer.slowest += _slowest(measure, whole, question)
+    if any("perf script" in str(source.get("format", "")) for source in store.manifest.sources):
+        answer.notes.append(IN_INTERRUPTS)
     if any(measure.of_timers for measure in question.asked):
         answer.timers = periods(events, question).to_dicts()
     return answer

@@ -25,7 +25,7 @@ _PLACES = {"kvm_entry": "guest", "kvm_exit": "kernel", "kvm_userspace_exit": "us
 
 
 def until(events: Events, rows: pl.DataFrame, table: str, again: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Add the next event of a table on each row's thread (tid, seq): end_seq, end_ns, end_cpu.
+    """Add the next event of a table on each row's thread: end_seq, end_ns, end_cpu. Rows of a thread are by seq.
 
     Null where there is none, where it is another vCPU's, and where one of `again` (tid, seq; `rows`, if none are given)
     comes before it.
@@ -35,7 +35,7 @@ def until(events: Events, rows: pl.DataFrame, table: str, again: pl.DataFrame | 
         ends.after(rows), {"end_seq": "seq", "end_ns": "ts_ns", "end_cpu": "cpu", "end_owner": "owner"}
     )
     rows = rows.hstack(found)
-    next_one = pl.col("seq").shift(-1).over("tid", order_by="seq")
+    next_one = pl.col("seq").shift(-1).over("tid")
     if again is not None:
         again = again.sort("seq").select("tid", "seq", next="seq")
         rows = rows.sort("seq").join_asof(
@@ -71,7 +71,8 @@ def _switched(events: Events) -> pl.DataFrame:
     schema = {"culprit": pl.String, "culprit_tid": pl.Int32, "kind": pl.Int8}
     parts = []
     if events.has("sched_switch"):
-        goes_on = pl.col("prev_state").is_in(list(_GOES_ON))
+        # Of `R` in the text of trace-cmd's plugin it is not known which of the two it was.
+        goes_on = pl.col("prev_state").is_in(list(_GOES_ON)) | pl.col("prev_state").is_null()
         kind = pl.when(goes_on).then(_PREEMPTED).otherwise(_SLEEPS).cast(pl.Int8)
         ours = pl.col("prev_pid").is_in(threads["tid"].implode())
         went = events.rows(
@@ -140,6 +141,8 @@ def _preempted(events: Events) -> pl.DataFrame:
 
 
 def _userspace_label(row: Mapping[str, Any]) -> str:
+    if row["error"] is None and row["reason"] is None:
+        return "KVM_RUN: ?"
     if row["error"] is not None:
         return f"KVM_RUN: {errorcode.get(row['error'], row['error'])}"
     return NAME_TABLES["userspace_exit"].get(row["reason"], f"reason {row['reason']}")

@@ -66,7 +66,7 @@ NUMBERS: dict[str, dict[str, list[Any]]] = {
     "kvm_userspace_exit": {"reason": [2, 6], "errno": [0, 0, -4]},
     "kvm_entry": {},
     "kvm_exit": {"isa": [2], "exit_reason": [0x81]},
-    "sched_switch": {"prev_pid": [100, 101, 50], "prev_state": [0, 0x100, 1], "next_comm": ["perf"]},
+    "sched_switch": {"prev_pid": [100, 101, 50], "prev_state": [0, 0x100, 1, None], "next_comm": ["perf"]},
     "sched_wakeup": {"pid": [100, 101, 50]},
 }
 

@@ -144,6 +144,14 @@ def test_what_was_not_recorded_is_said(tmp_path: Path) -> None:
     assert {row["why"] for row in answer.absent} == {"no-events"}
 
 
+def test_what_text_of_perf_lacks_is_said(tmp_path: Path) -> None:
+    """It leaves out what is traced in interrupts, such as callbacks of timers."""
+    store = tiny_store(tmp_path / "t.hvt", EVENTS)
+    assert latency(store).notes == []
+    store.manifest.sources = [{"format": "perf script"}]
+    assert ["callbacks of timers" in note for note in latency(store).notes] == [True]
+
+
 def test_spans_of_what_was_not_recorded_are_refused(tmp_path: Path) -> None:
     """And of measures that there are not."""
     store = tiny_store(tmp_path / "t.hvt", EVENTS)

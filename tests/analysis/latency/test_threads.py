@@ -28,7 +28,7 @@ def returned(ts: int, reason: int = 2, errno: int = 0, **place: Any) -> Row:
     return at(ts, "kvm_userspace_exit", reason=reason, errno=errno, **place)
 
 
-def switched(ts: int, prev: int, state: int, to: int, comm: str = "kworker") -> Row:
+def switched(ts: int, prev: int, state: int | None, to: int, comm: str = "kworker") -> Row:
     fields = {"prev_pid": prev, "prev_state": state, "next_pid": to, "next_comm": comm}
     return ts, "sched_switch", None, 0, {"tid": prev, **fields}
 
@@ -140,6 +140,12 @@ def test_preemption_names_who_ran_instead_and_where_it_happened(tmp_path: Path) 
         ("by perf (51), in kernel", 4, 5, 7),
         ("by perf (51), in userspace", 7, 9, 8),
     ]
+
+
+def test_a_state_of_which_text_tells_only_that_it_is_runnable_will_do(tmp_path: Path) -> None:
+    """`R` of trace-cmd's plugin stands for two states: null."""
+    rows = [at(0), switched(1, 100, None, 50), switched(5, 50, PREEMPTED, 100)]
+    assert found(tmp_path, rows, "preempted") == [("by kworker (50), in guest", 1, 2, 4)]
 
 
 def test_a_thread_counts_as_long_as_its_vm_is_there(tmp_path: Path) -> None:
