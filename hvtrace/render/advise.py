@@ -158,7 +158,7 @@ def _by_reason(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def as_markdown(answer: dict[str, Any], source: str, unit: str) -> str:
     """Return a report: a heading for each finding."""
-    return "\n".join(_markdown(answer, source, unit)).rstrip() + "\n"
+    return "\n".join(_markdown(answer, source, unit)).rstrip()
 
 
 def _markdown(answer: dict[str, Any], source: str, unit: str) -> Iterator[str]:
