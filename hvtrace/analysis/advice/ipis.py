@@ -175,6 +175,9 @@ def flushes(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudge
 
 def failing(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Calls to send interrupts or flush TLBs that KVM refuses."""
+    if not facts.has("kvm_hv_hypercall"):
+        # Recorded, and none was made.
+        return
     rows = facts.once("ipi and flush calls", lambda: _results(facts)).filter(pl.col("vm") == vm)
     total = int(rows.filter(pl.col("status") != 0)["count"].sum())
     if total < FAILED or total < FAILED_SHARE * int(rows["count"].sum()):

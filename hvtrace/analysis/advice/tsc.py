@@ -270,6 +270,9 @@ def reference_time(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | 
             advice.code, advice.name, vm, "the clock counts ticks: nothing to hold the reference time against"
         )
         return
+    if not facts.has("kvm_msr"):
+        # Recorded, and none happened.
+        return
     rows = facts.once("reference time", lambda: _jumps(facts)).filter(pl.col("vm") == vm)
     if rows.is_empty():
         return

@@ -242,9 +242,9 @@ ADVICES: tuple[Advice, ...] = (
         "Userspace takes long to answer exits.",
         ("kvm_userspace_exit", "kvm_exit", "kvm_entry"),
         slow,
-        f"Found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)} or more of"
-        f" the vCPUs' time, or one takes {duration(LONG_NS)} or more. Exits after which userspace has nothing to answer (a signal,"
-        " the end of the VM) do not count.",
+        f"Found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)} or more"
+        f" of the vCPUs' time, or one takes {duration(LONG_NS)} or more. Exits after which userspace has nothing to"
+        " answer (a signal, the end of the VM) do not count.",
     ),
     Advice(
         "AD802",
