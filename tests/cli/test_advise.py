@@ -87,7 +87,7 @@ def test_a_report_to_hand_on(folder: Path) -> None:
         "\n"
         "The Windows guest is not offered hv-relaxed: its watchdogs take a preempted vCPU for a hung one\n"
         "\n"
-        "- hv-relaxed is not offered, by the guest's CPUID reads (event 1)\n"
+        "- hv-relaxed is not offered, by the guest's CPUID reads (event 2)\n"
         "\n"
         "**Change:** offer hv-relaxed: on a busy host the guest may otherwise stop with CLOCK\\_WATCHDOG\\_TIMEOUT\n"
         "\n"
