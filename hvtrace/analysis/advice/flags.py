@@ -155,7 +155,7 @@ def _without_relaxed(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding 
             "The Windows guest is not offered hv-relaxed: its watchdogs take a preempted vCPU for a hung one",
             (Evidence(f"hv-relaxed is not offered, by {offered.source}", seqs=_seqs(offered)),),
             f"offer hv-relaxed: on a busy host the guest may otherwise stop with {_WINDOWS_BUGCHECK}",
-            Effect("no exit is saved; a bug check is.", "not estimated: no event shows a watchdog"),
+            Effect("no exit is saved; a bug check is", "not estimated: no event shows a watchdog"),
             qemu=snippets.qemu(["hv-relaxed"]),
             libvirt=snippets.libvirt(["hv-relaxed"]),
         )
