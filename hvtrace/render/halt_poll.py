@@ -242,6 +242,9 @@ def _outcomes(answer: Mapping[str, Any], units: Units) -> list[str]:
         chosen = next(row for row in rows if row["name"] == best["name"])
         text += f", for {units.time(chosen['burnt_ns'])} of CPU time"
     text += f" (--prefer {best['prefer']})."
+    text += (
+        " None of these polls longer: a wider --sweep may find one that saves more." if best["edge"] else ""
+    )
     return [*lines, "", *(styled(line, "green") for line in wrapped(text, "", "  "))]
 
 

@@ -24,6 +24,9 @@ HINT = "--plot needs altair and vl-convert-python: pip install 'hvtrace[plot]'"
 #: Kind of setting → its colour: the recording's own, none, what was asked for, the one recommended.
 COLOURS = {"own": "#4c78a8", "off": "#888888", "what if": "#f58518", "recommended": "#54a24b"}
 
+#: Settings and vCPUs up to which each is named.
+NAMED = 16
+
 _WIDTH, _HEIGHT = 330, 260
 
 
@@ -101,7 +104,7 @@ def _settings(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _label(name: str) -> str:
     """A setting that differs in its cap alone by that: 200 µs."""
     key, _, value = name.partition("=")
-    return duration(int(value)) if key == "halt_poll_ns" and value.isdecimal() else name
+    return duration(int(value)).replace(".0 ", " ") if key == "halt_poll_ns" and value.isdecimal() else name
 
 
 def _scatter(rows: list[dict[str, Any]], what: str, field: str) -> Any:
@@ -125,27 +128,33 @@ def _scatter(rows: list[dict[str, Any]], what: str, field: str) -> Any:
         ],
     )  # fmt: skip
     points = base.mark_point(filled=True, size=70, opacity=0.8)
-    names = base.mark_text(align="left", dx=7, dy=-7, fontSize=9).encode(text="label:N")
-    return alt.layer(points, names).properties(width=_WIDTH, height=_HEIGHT)
+    # The recording's own stands on the other side of its point: one of the others often has the same place.
+    plain = base.mark_text(align="left", dx=7, dy=-7, fontSize=9).encode(text="label:N")
+    names = [plain.transform_filter("datum.kind != 'own'")] if len(rows) <= NAMED else []
+    own = base.mark_text(align="right", dx=-7, dy=-7, fontSize=9).encode(text="label:N")
+    names.append(own.transform_filter("datum.kind == 'own'"))
+    return alt.layer(points, *names).properties(width=_WIDTH, height=_HEIGHT)
 
 
 def _over_time(answer: Mapping[str, Any]) -> list[alt.Chart]:
     import altair as alt
 
     part = answer["over_time"]["part_ns"]
+    polling = [row for row in answer["over_time"]["vcpus"] if any(row["poll_max_ns"])]
     rows = [
         {"vCPU": f"VM {row['vm']} vCPU {row['vcpu']}", "seconds": n * part / 1e9, "poll_us": value / 1000}
-        for row in answer["over_time"]["vcpus"]
+        for row in polling[:NAMED]
         for n, value in enumerate(row["poll_max_ns"])
         if value is not None
     ]
-    if not any(row["poll_us"] for row in rows):
+    if not rows:
         return []
+    whole = [0, part * len(polling[0]["poll_max_ns"]) / 1e9]
     return [
         alt.Chart(alt.InlineData(values=rows))
         .mark_line(interpolate="step-after", strokeWidth=1.5)
         .encode(
-            x=alt.X("seconds:Q", title="time from the start, s"),
+            x=alt.X("seconds:Q", title="time from the start, s", scale=alt.Scale(domain=whole)),
             y=alt.Y("poll_us:Q", title="longest halt_poll_ns, µs"),
             color=alt.Color(
                 "vCPU:N", scale=alt.Scale(scheme="tableau10"), legend=alt.Legend(title=None, orient="top")

@@ -170,6 +170,10 @@ def test_the_setting_recommended(prefer: str, chosen: str) -> None:
     found = recommend([off, outcome("dear", 99, 27_000), *others], off, prefer)
     assert found is not None
     assert (found.name, found.obtainable_ns, found.wanted) == (chosen, 80_000, PREFER[prefer])
+    assert not found.edge
+    dearest = recommend([off, others[0]], off, prefer)
+    assert dearest is not None
+    assert (dearest.name, dearest.edge) == ("b", True)
 
 
 def test_no_polling_is_recommended_where_it_saves_next_to_nothing() -> None:

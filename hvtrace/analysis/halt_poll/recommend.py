@@ -22,7 +22,8 @@ class Recommendation:
     """The setting chosen, and why.
 
     `saving_ns`: how much less mean wake-up latency than with polling off; `obtainable_ns`: the most that any of the
-    settings saves; `share`: one over the other; `wanted`: the share that the criterion asks for.
+    settings saves; `share`: one over the other; `wanted`: the share that the criterion asks for. `edge`: no other of
+    them polls longer, so that one that does may save more.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Recommendation:
     saving_ns: int
     obtainable_ns: int
     share: float | None
+    edge: bool
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def recommend(outcomes: Sequence[Outcome], off: Outcome, prefer: str) -> Recomme
     obtainable, wanted = max([0, *savings]), PREFER[prefer]
     if obtainable <= WORTH * most:
         reason = f"the best of them saves less than {WORTH:.0%} of the mean wake-up latency"
-        return Recommendation(off.name, prefer, wanted, 0, obtainable, None, reason)
+        return Recommendation(off.name, prefer, wanted, 0, obtainable, None, False, reason)
     enough = [
         (one.burnt_ns, -saving, nth) for nth, (one, saving) in enumerate(zip(outcomes, savings, strict=True))
         if saving >= wanted * obtainable
@@ -59,4 +61,6 @@ def recommend(outcomes: Sequence[Outcome], off: Outcome, prefer: str) -> Recomme
         else f"the least CPU time for at least {wanted:.0%} of the latency that any of them saves"
     )
     share = savings[nth] / obtainable
-    return Recommendation(outcomes[nth].name, prefer, wanted, savings[nth], obtainable, share, reason)
+    chosen = outcomes[nth]
+    edge = chosen.burnt_ns >= max(one.burnt_ns for one in outcomes)
+    return Recommendation(chosen.name, prefer, wanted, savings[nth], obtainable, share, edge, reason)
