@@ -88,7 +88,7 @@ def _changes(facts: Facts, vm: int) -> Iterator[tuple[int, int, str, bool]]:
 
 def _cost(facts: Facts, vm: int, from_ns: int | None = None, to_ns: int | None = None) -> tuple[int, int]:
     """Exits for accesses of the APIC, and what they took; of a time, by whole seconds that touch it."""
-    rows = facts.seconds.filter(pl.col("vm") == vm, of_apic())
+    rows = facts.once("apic exits", lambda: facts.seconds.filter(of_apic())).filter(pl.col("vm") == vm)
     if from_ns is not None and to_ns is not None:
         start = facts.store.manifest.time.get("first_ns") or 0
         first, last = (from_ns - start) // 1_000_000_000, (to_ns - start) // 1_000_000_000

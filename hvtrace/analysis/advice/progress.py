@@ -26,6 +26,8 @@ STANDS_NS = 1_000_000_000
 #: and retries make that some; not hundreds.
 EXPIRATIONS = 256
 
+_SEQ_BITS = 40
+
 #: Of an access to a port, bits that say it is a string instruction, which stays where it is until it is through.
 _STRING = {ISA_VMX: 1 << 4, ISA_SVM: 1 << 2}
 _PORTS = {(ISA_VMX, 30), (ISA_SVM, 0x7B)}
@@ -83,73 +85,76 @@ def _runs(facts: Facts) -> dict[int, dict[int, list[Run]]]:
 
 
 def _found(facts: Facts) -> dict[int, dict[int, list[Run]]]:
-    exits = _exits(facts)
-    owner = exits["owner"].to_numpy()
-    rip, reason = exits["guest_rip"].to_numpy(), exits["reason"].to_numpy()
-    # A row goes on as long as vCPU, instruction and reason stay the same.
-    new = np.ones(len(exits), dtype=bool)
-    new[1:] = (owner[1:] != owner[:-1]) | (rip[1:] != rip[:-1]) | (reason[1:] != reason[:-1])
-    starts = np.flatnonzero(new)
-    lengths = np.diff(np.append(starts, len(exits)))
     runs: dict[int, dict[int, list[Run]]] = {}
-    for start, length in zip(starts[lengths >= REPEATS], lengths[lengths >= REPEATS], strict=True):
-        row = exits[int(start) : int(start + length)]
-        kind = basic(int(reason[start]))
-        for first, last in () if kind in _IDLE else _whole(facts, row):
+    for start, length in _alike(facts):
+        row = _with_rips(facts, facts.handled[start : start + length])
+        kind = basic(row["reason"][0])
+        for first, last in _standing(facts, row):
             own = row[first:last]
-            vm, vcpu = own["vm"][0], own["vcpu"][0]
             seqs, ns = (own["seq"][0], own["seq"][-1]), own["ts_ns"][-1] - own["ts_ns"][0]
             if kind not in _INTERRUPTED or ns >= STANDS_NS:
-                run = (int(rip[start]), int(reason[start]), len(own), seqs, ns)
-                runs.setdefault(vm, {}).setdefault(vcpu, []).append(run)
+                run = (own["guest_rip"][0], own["reason"][0], len(own), seqs, ns)
+                runs.setdefault(own["vm"][0], {}).setdefault(own["vcpu"][0], []).append(run)
     return runs
 
 
-def _exits(facts: Facts) -> pl.DataFrame:
-    """Exits by vCPU and seq: vm, vcpu, owner (a number for both), seq, ts_ns, guest_rip, reason.
+def _alike(facts: Facts) -> Iterator[tuple[int, int]]:
+    """Rows of exits of one vCPU, one reason and one subject, long enough: position in Facts.handled, how many."""
+    exits = facts.handled
+    if exits.is_empty():
+        return
+    same = pl.lit(value=True)
+    for name in ("tid", "vm", "vcpu", "reason", "about"):
+        same = same & pl.col(name).eq_missing(pl.col(name).shift(1))
+    starts = np.flatnonzero(exits.select(new=~same)["new"].to_numpy())
+    lengths = np.diff(np.append(starts, len(exits)))
+    reasons = exits["reason"].gather(starts).to_list()
+    for start, length, reason in zip(starts.tolist(), lengths.tolist(), reasons, strict=True):
+        if length >= REPEATS and basic(reason) not in _IDLE:
+            yield start, length
 
-    A string instruction on ports is nowhere the same: it has its seq for a rip.
-    """
-    reason = pl.col("isa").cast(pl.UInt64) * (1 << 32) + pl.col("exit_reason")
-    string = pl.any_horizontal(
-        *(
-            (reason == (isa << 32 | number)) & (pl.col("info1") & _STRING[isa] != 0)
-            for isa, number in sorted(_PORTS)
-        )
-    )
-    return (
-        facts.tables["kvm_exit"]
-        .filter(pl.col("vm").is_not_null(), pl.col("vcpu").is_not_null())
-        .select(
-            "vm",
-            "vcpu",
-            "seq",
-            "ts_ns",
-            guest_rip=pl.when(string).then(pl.col("seq")).otherwise(pl.col("guest_rip")),
-            reason=reason,
-            owner=pl.col("vm").cast(pl.UInt32) * (1 << 16) + pl.col("vcpu"),
-        )
-        # Stable, and by seq already.
-        .sort("owner", maintain_order=True)
+
+def _with_rips(facts: Facts, row: pl.DataFrame) -> pl.DataFrame:
+    """The same with guest_rip; a string instruction, which stays where it is until it is through, has its seq there."""
+    isa, number = basic(row["reason"][0])
+    string = pl.lit(value=False)
+    if (isa, number) in _PORTS:
+        string = (pl.col("info1") & _STRING[isa]).fill_null(0) != 0
+    rips = (
+        facts.store.scan("kvm_exit")
+        .filter(pl.col("seq").is_between(row["seq"][0], row["seq"][-1]))
+        .select("seq", guest_rip=pl.when(string).then("seq").otherwise("guest_rip"))
         .collect()
     )
+    return row.join(rips, on="seq", how="left", maintain_order="left")
 
 
-def _whole(facts: Facts, row: pl.DataFrame) -> Iterator[tuple[int, int]]:
-    """Parts of a row, as positions in it, that are long enough, with every entry at the same instruction and nothing
-    injected.
+def _standing(facts: Facts, row: pl.DataFrame) -> Iterator[tuple[int, int]]:
+    """Parts of a row, as positions in it, that are long enough, at one instruction, with every entry there as well and
+    nothing injected.
     """
+    rip = row["guest_rip"]
+    moved = (rip != rip.shift(1)).fill_null(value=True)
+    starts = [*moved.arg_true().to_list(), len(row)]
+    for start, end in pairwise(starts):
+        if end - start >= REPEATS and rip[start] is not None:
+            for first, last in _unbroken(facts, row[start:end]):
+                yield start + first, start + last
+
+
+def _unbroken(facts: Facts, row: pl.DataFrame) -> Iterator[tuple[int, int]]:
     vm, vcpu, rip = row["vm"][0], row["vcpu"][0], row["guest_rip"][0]
-    span = pl.col("seq").is_between(row["seq"][0], row["seq"][-1])
-    own = [span, pl.col("vm") == vm, pl.col("vcpu") == vcpu]
+    own = [
+        pl.col("seq").is_between(row["seq"][0], row["seq"][-1]),
+        pl.col("vm") == vm,
+        pl.col("vcpu") == vcpu,
+    ]
     tables = facts.tables
-    breaks = [tables["kvm_entry"].filter(*own, pl.col("rip") != rip)] if "kvm_entry" in tables else []
-    # An injection that the exit interrupted is made again.
+    breaks = [tables["kvm_entry"].filter(*own, pl.col("rip") != rip)]
     breaks += [tables[name].filter(*own) for name in ("kvm_inj_virq", "kvm_inj_exception") if name in tables]
-    at = pl.concat([rows.select("seq") for rows in breaks]).collect()["seq"].sort()
-    positions = row["seq"].search_sorted(at, side="right")
-    edges = [0, *sorted(set(positions.to_list())), len(row)]
-    for first, last in pairwise(edges):
+    at = pl.concat([rows.select("seq") for rows in breaks]).collect()["seq"]
+    edges = {0, len(row), *row["seq"].search_sorted(at, side="right").to_list()}
+    for first, last in pairwise(sorted(edges)):
         if last - first >= REPEATS:
             yield first, last
 
@@ -180,15 +185,15 @@ def stuck(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
 
 def _circles(facts: Facts) -> dict[int, list[tuple[int, int, int, int, int, int]]]:
     """VM → vCPU, timer, expirations, first and last seq, how long: the longest of each vCPU."""
-    own = (pl.col("vm").is_not_null(), pl.col("vcpu").is_not_null())
-    owner = (pl.col("vm").cast(pl.UInt64) * (1 << 16) + pl.col("vcpu")) * (1 << 40) + pl.col("seq")
-    fired = facts.tables["kvm_hv_stimer_expiration"].filter(*own)
-    entries = facts.tables["kvm_entry"].filter(*own).select(order=owner).sort("order").collect()["order"]
+    order = pl.col("tid").cast(pl.UInt64) * (1 << _SEQ_BITS)
+    # By thread and seq already.
+    entries = facts.handled.select(order=order + pl.col("end_seq"))["order"]
     # How many entries came before: of two expirations with the same number, none lay between.
     rows = (
-        fired.select("vm", "vcpu", "seq", "ts_ns", "timer_index", order=owner)
-        .with_columns(unit=pl.lit(entries).search_sorted(pl.col("order")))
-        .group_by("vm", "vcpu", "timer_index", "unit")
+        facts.tables["kvm_hv_stimer_expiration"]
+        .filter(pl.col("vm").is_not_null(), pl.col("vcpu").is_not_null())
+        .with_columns(unit=pl.lit(entries).search_sorted(order + pl.col("seq")))
+        .group_by("vm", "vcpu", "tid", "timer_index", "unit")
         .agg(
             count=pl.len(),
             first=pl.col("seq").min(),
@@ -196,12 +201,13 @@ def _circles(facts: Facts) -> dict[int, list[tuple[int, int, int, int, int, int]
             ns=pl.col("ts_ns").max() - pl.col("ts_ns").min(),
         )
         .filter(pl.col("count") >= EXPIRATIONS)
-        .sort("count", descending=True)
+        .sort(["count", "first"], descending=[True, False])
         .unique(["vm", "vcpu"], keep="first", maintain_order=True)
+        .select("vm", "vcpu", "timer_index", "count", "first", "last", "ns")
         .collect()
     )
     found: dict[int, list[tuple[int, int, int, int, int, int]]] = {}
-    for vm, vcpu, timer, _, count, first, last, ns in rows.iter_rows():
+    for vm, vcpu, timer, count, first, last, ns in rows.iter_rows():
         found.setdefault(vm, []).append((vcpu, timer, count, first, last, ns))
     return found
 
@@ -222,7 +228,7 @@ ADVICES: tuple[Advice, ...] = (
         "AD403",
         "timer-circle",
         "A vCPU's synthetic timer expires again and again inside KVM, which never enters the guest.",
-        ("kvm_hv_stimer_expiration", "kvm_entry"),
+        ("kvm_hv_stimer_expiration", "kvm_exit", "kvm_entry"),
         stuck,
         f"Found where a synthetic timer of a vCPU expires {EXPIRATIONS} or more times with no kvm_entry of that vCPU in"
         " between. The vCPU then uses a whole host CPU and does nothing.",

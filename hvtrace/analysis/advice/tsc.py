@@ -220,22 +220,26 @@ def _reads(facts: Facts) -> pl.DataFrame:
             pl.col("exception") == 0,
         )
         .select("vm", "vcpu", "tid", "seq", to_ns="ts_ns", ref=pl.col("data").cast(pl.Int64, strict=False))
-        .sort("seq")
+        .collect()
     )
-    exits = facts.tables["kvm_exit"].select("tid", exit="seq", from_ns="ts_ns").sort("exit")
-    # The clock is read after the exit's event, and before its own; that of another exit must not stand between.
+    threads = reads["tid"].unique().to_list()
+    exits = facts.handled.filter(pl.col("tid").is_in(threads)).select(
+        "tid", "end_seq", exit="seq", from_ns="ts_ns"
+    )
+    # The clock is read after the exit's event, and before its own.
     return (
         reads.join_asof(
             exits, left_on="seq", right_on="exit", by="tid", strategy="backward", check_sortedness=False
         )
         .filter(
-            pl.col("from_ns").is_not_null(), pl.col("ref").is_not_null(), pl.col("from_ns") <= pl.col("to_ns")
+            pl.col("seq") < pl.col("end_seq"),
+            pl.col("ref").is_not_null(),
+            pl.col("from_ns") <= pl.col("to_ns"),
         )
         .with_columns(
             lo=pl.col("ref") * UNIT_NS - pl.col("to_ns"), hi=(pl.col("ref") + 1) * UNIT_NS - pl.col("from_ns")
         )
         .sort("vm", "seq")
-        .collect()
     )
 
 
@@ -326,7 +330,7 @@ ADVICES: tuple[Advice, ...] = (
         "AD603",
         "reference-time-jumps",
         "The reference time goes backwards, or ahead of the clock.",
-        ("kvm_msr", "kvm_exit"),
+        ("kvm_msr", "kvm_exit", "kvm_entry"),
         reference_time,
         "Found where the guest reads a lower value in an exit that began after the exit of the read before was over, or"
         " one that is further on than the time between the beginning of the one exit and the end of the other allows"

@@ -67,7 +67,6 @@ def _worked(facts: Facts, exits: pl.DataFrame) -> pl.DataFrame:
         facts.tables["kvm_userspace_exit"]
         .filter(pl.col("tid").is_in(exits["tid"].unique().to_list()))
         .select("tid", "errno", returned="seq", work="reason")
-        .sort("returned")
         .collect()
     )
     # The first return is that of the exit; later ones are of signals.
