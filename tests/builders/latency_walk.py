@@ -12,7 +12,7 @@ from typing import Any
 
 from hvtrace.store import Store
 
-__all__ = ["Span", "in_order", "walk"]
+__all__ = ["Span", "in_order", "periodic", "walk"]
 
 Event = dict[str, Any]
 #: vm, vcpu, the measure's keys, seq, end_seq, ns.
@@ -68,7 +68,7 @@ class _Walk:
         self.open: dict[tuple[str, int], Event] = {}
         self.entered: dict[int, int] = {}
         self.exit: dict[int, Event] = {}
-        self.asked: dict[int, tuple[Event, str, int]] = {}
+        self.asked: dict[int, list[tuple[Event, str, int]]] = defaultdict(list)
         self.flushes: dict[int, list[int | None]] = defaultdict(list)
         self.sent: dict[Any, tuple[Event, set[Any]]] = {}
         self.sched: dict[int, tuple[str, Event]] = {}
@@ -273,7 +273,7 @@ class _Walk:
             self.was[row["tid"]] = row["tracepoint"]
 
     def call(self, row: Event, interface: str, code: int) -> None:
-        self.asked.setdefault(row["tid"], (row, interface, code))
+        self.asked[row["tid"]].append((row, interface, code))
 
     def hypercall(self, row: Event) -> None:
         self.call(row, "hv", row["code"])
@@ -316,14 +316,10 @@ class _Walk:
             row,
             lambda begin: (None, -begin["errno"]) if begin["errno"] < 0 else (begin["reason"], None),
         )
-        asked, left = self.asked.pop(tid, None), self.exit.get(tid)
-        if (
-            asked
-            and left
-            and asked[0]["place"] == row["place"]
-            and left["seq"] > self.entered.get(tid, 1 << 62)
-        ):
-            self.span("hypercall-exit", asked[0]["place"], asked[1:], left, row)
+        asked = [call for call in self.asked.pop(tid, []) if call[0]["place"] == row["place"]]
+        left = self.exit.get(tid)
+        if asked and left and left["seq"] > self.entered.get(tid, 1 << 62):
+            self.span("hypercall-exit", row["place"], asked[0][1:], left, row)
         if (woken := self.woken.pop(tid, None)) is not None and self.threads[tid] == row["place"]:
             self.span("sched-wakeup-entry", row["place"], (), woken, row)
         self.entered[tid] = row["seq"]
@@ -389,3 +385,35 @@ def walk(store: Store) -> dict[str, list[Span]]:
 def in_order(span: Span) -> tuple[int, ...]:
     """Sorting key: by the ranks of both events, and the vCPU."""
     return span[-3], span[-2], span[1]
+
+
+def periodic(store: Store) -> dict[tuple[Any, ...], tuple[int, ...]]:
+    """Return (vm, vcpu, timer, period_ns) → starts, periods, lost, drift_ns, expirations of each periodic timer.
+
+    Only where the count was written in the recording before the timer's first start.
+    """
+    table: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 5)
+    count: dict[Any, int] = {}
+    due: dict[Any, tuple[int, int]] = {}
+    for row in _events(store):
+        if not row["tracepoint"].startswith("kvm_hv_stimer_") or row["place"] is None:
+            continue
+        kind, timer = row["tracepoint"].removeprefix("kvm_hv_stimer_"), (*row["place"], row["timer_index"])
+        if kind == "set_count":
+            count[timer] = row["count"]
+        if kind in ("set_count", "set_config", "cleanup", "start_one_shot"):
+            due.pop(timer, None)
+        elif kind == "expiration" and timer in due:
+            table[*timer, count[timer] * 100][4] += 1
+        elif kind == "start_periodic":
+            own = table[*timer, count[timer] * 100]
+            own[0] += 1
+            before, drift = due.get(timer, (None, 0))
+            if before is not None:
+                passed = round((row["exp_time"] - before) / count[timer] + 1e-9)
+                drift += row["exp_time"] - before - passed * count[timer]
+                own[1] += passed
+                own[2] += max(passed - 1, 0)
+                own[3] = max(own[3], abs(drift) * 100)
+            due[timer] = (row["exp_time"], drift)
+    return {key: tuple(own) for key, own in table.items()}

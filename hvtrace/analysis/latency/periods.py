@@ -32,7 +32,8 @@ def periods(events: Events, scope: Scope) -> pl.DataFrame:
     rows = rows.join(dropped, on="seq", how="left", maintain_order="left")
     expired = pl.col("kind") == Kind.EXPIRATION
     kept = rows.with_columns(**place()).filter(
-        pl.col("mode") == "periodic",
+        "armed",
+        pl.col("vcpu").is_not_null(),
         pl.col("kind").is_in([Kind.PERIODIC, Kind.EXPIRATION]),
         *scope.owners(),
         *scope.span(),
@@ -54,7 +55,10 @@ def periods(events: Events, scope: Scope) -> pl.DataFrame:
 
 
 def _steps(events: Events) -> pl.DataFrame:
-    """Events of timers with `period` and, at a start, `passed` and `drift` since the start before it."""
+    """Events of timers with `period`; at a start, `passed` and `drift` since the start before it.
+
+    `armed`: a start as periodic timer came before, and nothing that set or stopped the timer since.
+    """
     stop = pl.col("kind").is_in(_STOPS)
     expires = pl.when(pl.col("kind") == Kind.PERIODIC).then(pl.col("expires")).cast(pl.Int64, strict=False)
     rows = timer_events(events).with_columns(
@@ -63,8 +67,10 @@ def _steps(events: Events) -> pl.DataFrame:
         expires=expires,
     )
     life = ("machine", "life")
-    step = pl.col("expires") - pl.col("expires").forward_fill().shift(1).over(life)
-    rows = rows.with_columns(step=step)
+    last = pl.col("expires").forward_fill()
+    rows = rows.with_columns(
+        step=pl.col("expires") - last.shift(1).over(life), armed=last.over(life).is_not_null()
+    )
     # Where the count was set before the recording: the shortest step.
     shortest = pl.when(pl.col("step") > 0).then(pl.col("step")).min().over("machine")
     known = pl.when(pl.col("count") > 0).then(pl.col("count")).otherwise(shortest)

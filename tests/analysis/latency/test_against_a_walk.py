@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.latency_walk import in_order, walk
+from builders.latency_walk import in_order, periodic, walk
 from builders.store import Row, tiny_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +36,30 @@ def test_spans_of_real_recordings(recorded: Callable[..., Store], name: str) -> 
     expected = walk(store)
     for measure in MEASURES:
         assert found(store, measure) == expected.get(measure, []), measure
+
+
+PERIODIC = (
+    "two-vms",
+    "013-periodic-drift",
+    "015-count0-not-disabling",
+    "baseline-hvmut-stimer",
+    "baseline-hvmut-haltbig",
+)
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_periodic_timers_of_real_recordings(recorded: Callable[..., Store], name: str) -> None:
+    """Ticks that passed and were lost, and how far a timer drifted: by adding up start for start."""
+    timers = latency(recorded(name), Question(measures=("stimer-callback",))).timers
+    keys, figures = (
+        ("vm", "vcpu", "timer", "period_ns"),
+        ("starts", "periods", "lost", "drift_ns", "expirations"),
+    )
+    found = {tuple(row[key] for key in keys): tuple(row[figure] for figure in figures) for row in timers}
+    assert len(found) > 0
+    assert found == periodic(recorded(name))
+    # KVM keeps to the grid; the one that was altered does not.
+    assert any(row["drift_ns"] for row in timers) == (name == "013-periodic-drift")
 
 
 #: Tracepoint → fields, each one of a few values.

@@ -163,6 +163,13 @@ def test_a_timer_that_is_set_begins_a_new_grid(tmp_path: Path) -> None:
     assert timers(tmp_path, rows) == [(0, 1_000, 2, 0, 0, 0, 0, None), (0, 2_000, 2, 1, 0, 0, 0, None)]
 
 
+def test_an_expiry_in_the_past_is_none_of_the_periodic_timer(tmp_path: Path) -> None:
+    """A one-shot timer whose count has passed expires without being armed."""
+    rows = [at(0, "set_count", count=10), periodic(1, 100, 110), expiration(1_100), at(1_200, "cleanup")]
+    rows += [at(1_300, "set_count", count=50), expiration(1_400)]
+    assert timers(tmp_path, rows) == [(0, 1_000, 1, 0, 0, 0, 1, None)]
+
+
 def test_a_start_that_keeps_its_expiry_passes_no_period(tmp_path: Path) -> None:
     """KVM arms again what was woken early."""
     rows = [at(0, "set_count", count=10), periodic(1, 100, 110), periodic(2, 105, 110), periodic(3, 111, 120)]
