@@ -18,7 +18,7 @@ from hvtrace.analysis.halt_poll.halts import Recorded, read
 from hvtrace.analysis.halt_poll.own import find_own
 from hvtrace.analysis.halt_poll.rules import HostSetting
 from hvtrace.analysis.scope import Scope
-from hvtrace.store import Store
+from hvtrace.store import Manifest, Store
 
 OWN = HostSetting(200_000)
 
@@ -194,6 +194,28 @@ def test_parameters_are_inferred_from_what_they_did(tmp_path: Path, host: Host) 
     assert own.sources["grow"] == own.sources["start"] == own.sources["shrink"] == "inferred"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linux-plain",
+        "linux-vmbus-msg",
+        "lossy",
+        "baseline-hvmut-haltbig",
+        "linux-hv",
+        "linux-hv-nopoll",
+        "linux-6.12-hv",
+    ],
+)
+def test_real_recordings_tell_their_parameters(recorded: Callable[..., Store], name: str) -> None:
+    """With the metadata taken away: the same parameters."""
+    store = recorded(name)
+    noted = find_own(of(store), store.manifest, {})
+    bare = Manifest(kernel=store.manifest.kernel)
+    halts = of(store)
+    assert find_own(halts, bare, {}).setting == noted.setting
+    assert "metadata" in noted.sources.values()
+
+
 def test_what_a_person_says_counts_more_than_the_metadata(recorded: Callable[..., Store]) -> None:
     """And the metadata more than what changes show; each says where it is from."""
     answer = halt_poll(recorded("linux-plain"), Question(own="shrink=2"))
@@ -214,3 +236,29 @@ def test_changes_that_were_not_recorded(tmp_path: Path) -> None:
     assert answer.own.reproduced is None
     assert answer.total["failures"] == sum(halt.slept and halt.poll > 0 for halt in host.halts)
     assert answer.total["vain_ns"] == sum(halt.poll for halt in host.halts if halt.slept)
+
+
+def test_a_part_of_the_recording_knows_what_came_before(tmp_path: Path) -> None:
+    """The polling time with which it begins; run again, its halts are the recorded ones."""
+    host = Host()
+    store = tiny_store(tmp_path / "t.hvt", host.rows(UP_AND_DOWN), polling_cap=200_000)
+    whole = store.scan("kvm_vcpu_wakeup").collect()
+    answer = halt_poll(store, Question(first_ns=whole["ts_ns"][8], last_ns=whole["ts_ns"][20]))
+    own = host.halts[8:21]
+    assert own[0].poll > 0
+    assert answer.total["halts"] == len(own)
+    assert answer.total["vain_ns"] == sum(halt.poll for halt in own if halt.slept)
+    assert answer.outcomes[0].vain_ns == answer.total["vain_ns"]
+    assert answer.outcomes[0].successes == sum(not halt.slept for halt in own) == answer.total["successes"]
+
+
+@pytest.mark.parametrize(
+    "name", ["linux-plain", "linux-vmbus-msg", "lossy", "linux-hv-bigpoll-5s", "two-vms"]
+)
+def test_its_own_parameters_bring_about_the_recorded_halts(recorded: Callable[..., Store], name: str) -> None:
+    """Run again under the recording's own parameters: as many successes and failures, the same times."""
+    answer = halt_poll(recorded(name), Question(sweep="auto"))
+    own = answer.outcomes[0]
+    names = ("successes", "failures", "polled_ns", "vain_ns", "burnt_ns")
+    assert {n: getattr(own, n) for n in names} == {n: answer.total[n] for n in names}
+    assert answer.outcomes[1].burnt_ns == 0
