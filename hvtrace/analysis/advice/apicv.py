@@ -29,6 +29,9 @@ _REASONS = (
     (ISA_SVM, 0x402),
 )
 
+#: What tells when something begins or ceases to inhibit APICv, since Linux 5.18 and before.
+_TABLES = ("kvm_apicv_inhibit_changed", "kvm_apicv_update_request")
+
 _SINTS = [row.index for row in MSRS if row.name.startswith("HV_X64_MSR_SINT")]
 _MASKED, _AUTO_EOI = 1 << 16, 1 << 17
 #: An unmasked SINT's vector is at least this.
@@ -77,8 +80,8 @@ def _changes(facts: Facts, vm: int) -> Iterator[tuple[int, int, str, bool]]:
     """Rank, time, name of the reason, whether it inhibits from then on."""
     kernel = facts.store.manifest.kernel
     for table, number, on, requested in (
-        ("kvm_apicv_inhibit_changed", "reason", pl.col("set"), False),
-        ("kvm_apicv_update_request", "bit", ~pl.col("activate"), True),
+        (_TABLES[0], "reason", pl.col("set"), False),
+        (_TABLES[1], "bit", ~pl.col("activate"), True),
     ):
         if table in facts.tables:
             rows = facts.tables[table].filter(pl.col("vm") == vm).select("seq", "ts_ns", number, on=on)
@@ -167,8 +170,12 @@ _CHANGES = {
 }
 
 
-def inhibited(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
+def inhibited(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """A finding for each reason that held APICv off while the VM ran."""
+    if not any(facts.has(table) for table in _TABLES):
+        reason = f"no {' and no '.join(_TABLES)} in the recording"
+        yield Unjudged(advice.code, advice.name, vm, reason, _TABLES[:1])
+        return
     rows = spells(facts, vm)
     if any(spell.reason == DISABLED for spell in rows):
         # Nothing else makes a difference then.
@@ -292,17 +299,25 @@ ADVICES: tuple[Advice, ...] = (
         "The host's KVM does not use APICv or AVIC at all, and exits for the APIC cost time.",
         ("kvm_apicv_inhibit_changed", "kvm_exit", "kvm_entry"),
         off,
-        "KVM says so when it creates the VM: reason DISABLED, which is never cleared. Found where accesses of"
-        f" the local APIC take {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second.",
+        "KVM says so when it creates the VM: reason DISABLED, which is never cleared, and nothing else about APICv is"
+        " traced after that. Without it every access of the local APIC, an interrupt's end above all, is an exit, and"
+        " an interrupt for a vCPU that runs makes it exit first.\n\n"
+        f"It is found where accesses of the local APIC (x2APIC's MSRs, those of hv-vapic, the page at 0xfee00000) take"
+        f" {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second. Whether the CPU has APICv or"
+        " AVIC, and AVIC with x2APIC, no event tells. With hv-avic offered see AD112.",
     ),
     Advice(
         "AD302",
         "apicv-inhibited",
         "APICv or AVIC was off while the VM ran, for a reason that can go away.",
-        ("kvm_apicv_inhibit_changed", "kvm_exit", "kvm_entry"),
+        ("kvm_exit", "kvm_entry"),
         inhibited,
-        f"Found for each reason that lasted {percent(SHARE)} or more of the time between the VM's first and last exit."
-        " The names of reasons are those of the host's kernel; where its numbering is not known, the number stands.",
+        f"It is found for each reason that lasted {percent(SHARE)} or more of the time between the VM's first and last"
+        " exit; several may hold at once, and APICv is on only while none does. What it cost are the exits for accesses"
+        " of the local APIC in the seconds that a spell touches (in all the time, where there were several spells).\n\n"
+        "The names of reasons are those of the host's kernel, which has renumbered them more than once; where its"
+        " numbering is not known, the number stands. Before Linux 5.18 the event is"
+        " kvm_apicv_update_request.",
     ),
     Advice(
         "AD303",
@@ -310,7 +325,9 @@ ADVICES: tuple[Advice, ...] = (
         "SINTs with auto-EOI inhibit APICv; hv-avic asks guests not to use it.",
         ("kvm_hv_synic_set_msr",),
         auto_eoi,
-        "Found where the guest writes an unmasked SINT with bit 17 set. Guests that see hv-avic (CPUID 0x40000004.EAX"
-        " bit 9) do not.",
+        "It is found where the guest writes an unmasked SINT with bit 17 set. KVM then inhibits APICv for the whole VM"
+        " (reason HYPERV), as the hardware does not know of interrupts that end by themselves. Guests that see hv-avic"
+        " (CPUID 0x40000004.EAX bit 9) do not ask for auto-EOI. Where the host has no APICv in use anyway, it costs"
+        " nothing, and the finding says so.",
     ),
 )

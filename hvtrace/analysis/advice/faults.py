@@ -167,7 +167,11 @@ ADVICES: tuple[Advice, ...] = (
         "The same page of the guest faults over and over.",
         ("kvm_page_fault",),
         repeated,
-        f"Found where a page that is no device's has {FAULTS} or more faults of a vCPU within a second.",
+        f"It is found where a page has {FAULTS} or more faults of a vCPU within a second. Pages of devices (those of"
+        " kvm_mmio) fault at every access and do not count. Memory faults when it is touched first and when it is"
+        " written first; what takes a mapping away again and again (dirty logging, KSM, NUMA balancing, write"
+        " protection for a nested guest or for code that is changed) costs a fault each time. Which of them it was,"
+        " the events do not tell.",
     ),
     Advice(
         "AD405",
@@ -175,7 +179,8 @@ ADVICES: tuple[Advice, ...] = (
         "KVM cannot emulate instructions of the guest.",
         ("kvm_emulate_insn",),
         unemulated,
-        f"Found where {FAILED} or more events of kvm_emulate_insn say that they failed.",
+        f"It is found where {FAILED} or more events of kvm_emulate_insn say that they failed. KVM then gives up: the"
+        " guest gets an exception, or the VM stops with an internal error.",
     ),
     Advice(
         "AD406",
@@ -183,7 +188,8 @@ ADVICES: tuple[Advice, ...] = (
         "Most interrupts cost an exit more, since the guest has interrupts off when they come.",
         ("kvm_exit", "kvm_entry", "kvm_inj_virq"),
         windows,
-        f"Found where there are {WINDOW_RATE:,} exits of interrupt windows a second or more, and one for every second"
-        " interrupt injected or more.",
+        f"It is found where there are {WINDOW_RATE:,} exits of interrupt windows a second or more, and one for every"
+        " second interrupt injected or more. Such an exit tells KVM that the guest has enabled interrupts, or has ended"
+        " what stood in the way of one that waits. SVM's vintr and VMX's INTERRUPT_WINDOW are meant.",
     ),
 )

@@ -252,8 +252,12 @@ ADVICES: tuple[Advice, ...] = (
         "A guest that knows Hyper-V sends interprocessor interrupts by the APIC in plenty: hv-ipi.",
         ("kvm_exit", "kvm_entry"),
         by_apic,
-        f"Found where, in some second of a vCPU, {COUNT} or more writes of the interrupt command register (MSR 0x830,"
-        f" MSR 0x40000071, address 0xfee00300) take {percent(SHARE)} or more of it.",
+        f"It is found where, in some second of a vCPU, {COUNT} or more writes of the interrupt command register (MSR"
+        f" 0x830, MSR 0x40000071, address 0xfee00300) take {percent(SHARE)} or more of it, in a guest that is offered"
+        " Hyper-V, or may be. Each such write is an exit; to several vCPUs it takes several of them, where one"
+        " hypercall would do.\n\n"
+        "Which of these interrupts flush the TLBs of other vCPUs, no event tells: the vectors sent most are listed, and"
+        " hv-tlbflush is advised beside hv-ipi, if it is not offered.",
     ),
     Advice(
         "AD311",
@@ -261,8 +265,10 @@ ADVICES: tuple[Advice, ...] = (
         "A guest sends interrupts by hypercall in plenty, and has no hypercall to flush TLBs: hv-tlbflush.",
         ("kvm_exit", "kvm_entry", "kvm_hv_hypercall"),
         flushes,
-        "Found at the same rate of HvCallSendSyntheticClusterIpi and its extended form, where hv-tlbflush is not"
-        " offered. The vectors do not tell what an interrupt is for.",
+        f"It is found where, in some second of a vCPU, {COUNT} or more calls of HvCallSendSyntheticClusterIpi or its"
+        f" extended form take {percent(SHARE)} or more of it, and hv-tlbflush is known not to be offered. A flush by"
+        " interrupts waits until every vCPU has run to answer, also those that the host preempted; the hypercall lets"
+        " those that do not run flush later. The vectors do not tell what an interrupt is for, so that this is a hint.",
     ),
     Advice(
         "AD312",
@@ -270,7 +276,9 @@ ADVICES: tuple[Advice, ...] = (
         "Hypercalls to send interrupts or flush TLBs fail.",
         ("kvm_hv_hypercall", "kvm_hv_hypercall_done"),
         failing,
-        f"Found where {FAILED} or more of these calls, and {percent(FAILED_SHARE)} or more of them all, have a result"
-        " other than success.",
+        f"It is found where {FAILED} or more of the hypercalls to send interrupts (0x0b, 0x15) and to flush TLBs (0x02,"
+        f" 0x03, 0x13, 0x14), and {percent(FAILED_SHARE)} or more of them all, have a result other than success. A"
+        " guest that is refused takes the slow way each time, or believes that it was done. Test guests do so on"
+        " purpose.",
     ),
 )

@@ -131,8 +131,10 @@ ADVICES: tuple[Advice, ...] = (
         "A hypervisor in the guest accesses its VMCS by VMREAD and VMWRITE that exit: hv-evmcs.",
         ("kvm_exit", "kvm_entry"),
         vmcs_accesses,
-        f"Found on Intel where there are {EACH} or more such exits for each VMLAUNCH or VMRESUME, and {RATE} or more a"
-        f" second, {LEAST:,} or more in all.",
+        f"It is found on Intel where there are {EACH} or more such exits for each VMLAUNCH or VMRESUME, {RATE} or more"
+        f" a second, and {LEAST:,} or more in all. A hypervisor reads and writes dozens of fields of the VMCS around"
+        " each entry of its guest; each is an exit, unless the CPU shadows the VMCS or both sides keep it in memory"
+        " (the enlightened VMCS). No recording of an Intel CPU was at hand: this is built after KVM's source.",
     ),
     Advice(
         "AD702",
@@ -140,7 +142,9 @@ ADVICES: tuple[Advice, ...] = (
         "Hypercalls of a nested guest are passed to its hypervisor: hv-tlbflush-direct.",
         ("kvm_exit", "kvm_entry", "kvm_nested_vmexit"),
         forwarded,
-        f"Found where a nested guest makes {RATE} hypercalls a second or more ({LEAST:,} or more in all), in a guest"
-        " that may have been offered Hyper-V, but not direct TLB flushes.",
+        f"It is found where a nested guest makes {RATE} hypercalls a second or more ({LEAST:,} or more in all), in a"
+        " guest that may have been offered Hyper-V, but not direct TLB flushes. Each goes out of the nested guest to"
+        " KVM, into the guest's hypervisor and back. With hv-tlbflush-direct KVM answers flushes itself. Which of the"
+        " hypercalls are flushes the events do not tell; what hv-emsr-bitmap would save leaves no events either.",
     ),
 )

@@ -145,8 +145,11 @@ ADVICES: tuple[Advice, ...] = (
         "Halt polling burns CPU time out of proportion to the waiting it saves.",
         (_WAKEUP,),
         burnt,
-        f"Found where polling took {percent(SHARE)} of a CPU or more, and {RATIO} times or more what it saved of"
-        " wake-up latency.",
+        f"It is found where polling took {percent(SHARE)} of a CPU or more, and {RATIO} times or more what it saved of"
+        " wake-up latency: the halts that ended while they polled, times the difference of the median latencies with"
+        " and without. Time polled in vain is spent on top of the wake-up. On a host with idle CPUs it costs energy"
+        " and the turbo of other cores, on a busy one the time of other vCPUs (a thread that wants the CPU ends the"
+        " polling).",
     ),
     Advice(
         "AD502",
@@ -154,7 +157,9 @@ ADVICES: tuple[Advice, ...] = (
         "Halt polling is off, and would have shortened many halts.",
         (_WAKEUP,),
         off,
-        f"Found where the host's halt_poll_ns is known to be 0 and KVM's default would have ended"
-        f" {SHORTENED_RATE} halts a second or more while polling, and {percent(SHORTENED_SHARE)} of all or more.",
+        "It is found where the host's halt_poll_ns is known to be 0 (from what was noted beside the recording, or from"
+        f" the events) and KVM's default of {DEFAULT_NS} would have ended {SHORTENED_RATE} halts a second or more while"
+        f" polling, and {percent(SHORTENED_SHARE)} of all or more: the recorded halts are run through KVM's algorithm,"
+        " as `hvtrace halt-poll --what-if` does.",
     ),
 )

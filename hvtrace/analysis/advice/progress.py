@@ -219,10 +219,13 @@ ADVICES: tuple[Advice, ...] = (
         "A vCPU exits over and over at one instruction, which it never gets past.",
         ("kvm_exit", "kvm_entry"),
         no_progress,
-        f"Found where a vCPU has {REPEATS} or more exits in a row for the same reason at the same instruction pointer,"
-        " each entry is at that instruction again, and no interrupt or exception was injected. String instructions on"
-        " ports, which do get on, and idling do not count; where the exits are the host's interrupts, it has to last"
-        f" {duration(STANDS_NS)} as well.",
+        f"It is found where a vCPU has {REPEATS} or more exits in a row for the same reason at the same instruction"
+        " pointer, each entry in between is at that instruction again, and no interrupt or exception was injected. An"
+        " instruction that KVM completes is followed by an entry behind it; one that is not, over and over, means that"
+        " nobody resolves what it exits for. String instructions on ports, which do get on, and idling do not"
+        f" count.\n\nWhere the exits are the host's interrupts, the guest itself stands still: it has to last"
+        f" {duration(STANDS_NS)} as well. That may be a loop with interrupts off after a crash, a deadlock, or a long"
+        " wait for another vCPU.",
     ),
     Advice(
         "AD403",
@@ -230,7 +233,8 @@ ADVICES: tuple[Advice, ...] = (
         "A vCPU's synthetic timer expires again and again inside KVM, which never enters the guest.",
         ("kvm_hv_stimer_expiration", "kvm_exit", "kvm_entry"),
         stuck,
-        f"Found where a synthetic timer of a vCPU expires {EXPIRATIONS} or more times with no kvm_entry of that vCPU in"
-        " between. The vCPU then uses a whole host CPU and does nothing.",
+        f"It is found where a synthetic timer of a vCPU expires {EXPIRATIONS} or more times with no kvm_entry of that"
+        " vCPU in between. The vCPU then uses a whole host CPU and does nothing, and its guest hangs. Only a fault of"
+        " KVM does so; retries of one-shot and of periodic messages without end were such faults.",
     ),
 )

@@ -217,7 +217,11 @@ ADVICES: tuple[Advice, ...] = (
         "The guest tells that it spins for long at locks, as it does where their holders do not run.",
         ("kvm_exit", "kvm_entry", "kvm_hv_hypercall"),
         notified,
-        f"Found where a VM makes {NOTIFIED} or more calls of HvCallNotifyLongSpinWait within a second.",
+        f"It is found where a VM makes {NOTIFIED} or more calls of HvCallNotifyLongSpinWait within a second. A guest"
+        " makes it after so many attempts at a lock as hv-spinlocks says (8191, say), which is longer than locks are"
+        " held: the holder does not run. KVM then lets another vCPU of the VM run (directed yield), if it finds one"
+        " that was preempted. With sched_switch in the recording the finding says for how long vCPUs were preempted;"
+        " Linux guests sleep instead of making this call.",
     ),
     Advice(
         "AD452",
@@ -225,7 +229,10 @@ ADVICES: tuple[Advice, ...] = (
         "vCPUs exit for PAUSE in plenty: they wait in loops for others.",
         ("kvm_exit", "kvm_entry"),
         paused,
-        f"Found where a VM has {PAUSED:,} or more exits of the pause filter (PLE) within a second.",
+        f"It is found where a VM has {PAUSED:,} or more exits of the pause filter (VMX: PAUSE_INSTRUCTION, by PLE; SVM:"
+        " pause) within a second. The hardware makes one where a vCPU goes round in a short loop with PAUSE for"
+        " thousands of cycles: it waits for another vCPU, which does not run. On a host with CPUs to spare the exits"
+        " themselves are the cost (kvm_intel.ple_gap=0, kvm_amd.pause_filter_count=0 switch them off).",
     ),
     Advice(
         "AD453",
@@ -233,7 +240,9 @@ ADVICES: tuple[Advice, ...] = (
         "vCPU threads that could run wait for a host CPU.",
         ("sched_switch", "kvm_exit", "kvm_entry"),
         preempted,
-        f"Found where the VM's vCPU threads spend {percent(PREEMPTED_SHARE)} or more of their time switched away from"
-        " though they could go on.",
+        f"It is found where the VM's vCPU threads spend {percent(PREEMPTED_SHARE)} or more of their time switched away"
+        " from though they could go on (sched_switch with prev_state R). Time that a thread waits after it was woken up"
+        " is not in it: see wake-up in `hvtrace latency`. While it is preempted in the guest, a vCPU may hold a lock"
+        " that others spin for.",
     ),
 )

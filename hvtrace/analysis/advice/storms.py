@@ -264,10 +264,12 @@ ADVICES: tuple[Advice, ...] = (
         "One kind of exit, about one and the same thing, takes much of a vCPU's time.",
         ("kvm_exit", "kvm_entry"),
         storms,
-        "Found where, within a second, exits for the same reason about the same MSR, port, address, hypercall or CPUID"
-        f" leaf number {COUNT:,} or more on a vCPU and take {percent(SHARE)} or more of that second. Ports that every"
-        f" boot uses in plenty (PCI configuration, console, firmware, IDE) count from {BOOT_COUNT:,} on. Idling, the"
-        " host's interrupts, pauses and page faults are told by other advices, and so"
-        " are clocks that the guest reads all the time.",
+        "It is found where, within a second, exits for the same reason about the same MSR, port, address, hypercall or"
+        f" CPUID leaf number {COUNT:,} or more on a vCPU and take {percent(SHARE)} or more of that second. Seconds that"
+        " follow each other are one span, told with its beginning and end, so that a storm of a second in a quiet hour"
+        " is found, and when it was. Where it came from are the guest's instruction pointers.\n\n"
+        "A boot is no storm: ports that every boot uses in plenty (PCI configuration, console, firmware, IDE) count"
+        f" from {BOOT_COUNT:,} a second on. Idling, the host's interrupts, pauses, page faults of memory and a nested"
+        " hypervisor's instructions are told by other advices, and so are clocks that the guest reads all the time.",
     ),
 )

@@ -315,7 +315,11 @@ ADVICES: tuple[Advice, ...] = (
         "The TSCs of a VM's vCPUs differ.",
         ("kvm_write_tsc_offset",),
         offsets,
-        "Found where the offsets written last to two vCPUs are not the same, and vCPUs ran after that.",
+        "It is found where the offsets written last to two vCPUs are not the same, and vCPUs ran after that. A guest"
+        " that reads the TSC on one vCPU and then on another sees time jump, and KVM, which compares what the VMM"
+        " writes, may have to do without a master clock (AD602). Where it was the guest that wrote its TSC, the"
+        " finding says so. A VMM that migrates a VM sets one vCPU after the other: what counts is what is written"
+        " last.",
     ),
     Advice(
         "AD602",
@@ -323,8 +327,11 @@ ADVICES: tuple[Advice, ...] = (
         "KVM's master clock is off or was lost: kvmclock and the TSC page cannot serve all vCPUs.",
         ("kvm_update_master_clock", "kvm_exit", "kvm_entry"),
         master_clock,
-        f"Found where the master clock was off for {percent(OFF_SHARE)} or more of the time in which vCPUs ran, or was"
-        " switched off while they ran.",
+        f"It is found where the master clock was off for {percent(OFF_SHARE)} or more of the time in which vCPUs ran,"
+        " or was switched off while they ran. KVM needs a host that keeps time by its TSC, and vCPUs whose TSCs match."
+        " Without it kvmclock has to be read with care for each vCPU by itself, and Hyper-V's TSC page holds no time"
+        " at all: the guest then reads HV_X64_MSR_TIME_REF_COUNT, an exit each time, which are counted here.\n\n"
+        "A VM is without one until its vCPUs run. Where nothing was recorded then, it is not judged.",
     ),
     Advice(
         "AD603",
@@ -332,9 +339,11 @@ ADVICES: tuple[Advice, ...] = (
         "The reference time goes backwards, or ahead of the clock.",
         ("kvm_msr", "kvm_exit", "kvm_entry"),
         reference_time,
-        "Found where the guest reads a lower value in an exit that began after the exit of the read before was over, or"
-        " one that is further on than the time between the beginning of the one exit and the end of the other allows"
-        f" (with {DRIFT * 1e6:.0f} ppm and {duration(LEAST_NS)} for the clocks themselves). A time that stands still"
-        " while the VM is paused is none.",
+        "It is found where the guest reads a lower value in an exit that began after the exit of the read before was"
+        " over, or one that is further on than the time between the beginning of the one exit and the end of the other"
+        f" allows (with {DRIFT * 1e6:.0f} ppm and {duration(LEAST_NS)} for the clocks themselves). A value is read"
+        " somewhere within its exit, however late its event is stamped, so that these bounds do not depend on how busy"
+        " the host was. A time that stands still while the VM is paused is no jump; one that is set back by a snapshot"
+        " is. Reads of the TSC page leave no events.",
     ),
 )

@@ -241,9 +241,12 @@ ADVICES: tuple[Advice, ...] = (
         "Userspace takes long to answer exits.",
         ("kvm_userspace_exit", "kvm_exit", "kvm_entry"),
         slow,
-        f"Found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)} or more"
-        f" of the vCPUs' time, or one takes {duration(LONG_NS)} or more. Exits after which userspace has nothing to"
-        " answer (a signal, the end of the VM) do not count.",
+        f"It is found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)}"
+        f" or more of the vCPUs' time, or one takes {duration(LONG_NS)} or more. Meanwhile the vCPU does not run: its"
+        " timers are late, and whoever waits for it waits as well. Exits after which userspace has nothing to answer"
+        " (a signal, the end of the VM) do not count, nor does the firmware's loading of a kernel through fw_cfg.\n\n"
+        "Whether the thread worked, waited for a lock or had no CPU shows only with sched_switch in the recording."
+        " Writes that change the memory map (PCI's BARs, HV_X64_MSR_SIMP and SIEFP) are slow in QEMU by themselves.",
     ),
     Advice(
         "AD802",
@@ -251,7 +254,10 @@ ADVICES: tuple[Advice, ...] = (
         "Interrupt controllers that KVM could have in the kernel are emulated in userspace.",
         ("kvm_userspace_exit", "kvm_exit", "kvm_entry"),
         chips,
-        f"Found where accesses of the local APIC, I/O APIC, PIC or PIT go to userspace, with the ends of level"
-        f" interrupts, {RATE} times a second or more.",
+        "It is found where accesses of the local APIC, I/O APIC, PIC or PIT go to userspace (KVM_EXIT_MMIO,"
+        f" KVM_EXIT_IO), with the ends of level interrupts (KVM_EXIT_IOAPIC_EOI), {RATE} times a second or more. KVM"
+        " has all of them in the kernel, and the I/O APIC, PIC and PIT optionally not (kernel-irqchip=split, which"
+        " some devices and more than 255 vCPUs want). That userspace is only told of the APIC's TPR"
+        " (KVM_EXIT_TPR_ACCESS) does not count.",
     ),
 )
