@@ -97,11 +97,11 @@ class _Walk:
         keys = (row["timer_index"], self.timer_mode.get(key))
         if kind == "callback" and last and last["tracepoint"] in STARTS:
             expires = last["count"] if "count" in last else last["exp_time"]
-            self.span(
-                "stimer-callback", place, keys, last, row, last["ts_ns"] + (expires - last["time_now"]) * 100
-            )
+            row["due"] = (last, last["ts_ns"] + (expires - last["time_now"]) * 100)
+            self.span("stimer-callback", place, keys, last, row, row["due"][1])
         if kind == "expiration" and last and last["tracepoint"] == "kvm_hv_stimer_callback":
             self.span("stimer-expiration", place, keys, last, row)
+            row["due"] = last.get("due")
         self.retry(key, keys, row, kind)
         if kind == "expiration":
             if row["msg_send_result"] == 0:
@@ -175,6 +175,9 @@ class _Walk:
                 served.append((begin, keys))
             else:
                 self.span(measure, place, keys, begin, row)
+            if measure == "stimer-injection" and begin.get("due"):
+                start, due = begin["due"]
+                self.span("stimer-lateness", place, keys, start, row, due)
         self.serving[key] = (row, served)
         self.ended.pop(key, None)
 

@@ -53,7 +53,7 @@ def test_a_table_a_measure_for_people(folder: Path) -> None:
     assert nothing == "Nothing counted:\n  wakeup-entry       1 wake-up without an entry"
     assert absent.splitlines()[:2] == [
         "Not told, for the recording has no such events (not recorded, or none fired):",
-        "  stimer-callback    kvm_hv_stimer_start_one_shot or",
+        "  stimer-lateness    kvm_hv_stimer_start_one_shot or",
     ]
 
 
@@ -114,7 +114,7 @@ def test_the_measures_are_listed_without_a_store(folder: Path) -> None:
     done = run("--list", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        done.stdout.splitlines()[0] == "stimer-callback    a synthetic timer is due → kvm_hv_stimer_callback"
+        done.stdout.splitlines()[0] == "stimer-lateness    a synthetic timer is due → kvm_inj_virq of its interrupt"
     )
     assert max(map(len, done.stdout.splitlines())) < 80
 
@@ -136,7 +136,7 @@ def test_where_the_clock_counts_ticks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("t.hvt", "--measure", "sleep"), "no 'sleep'; there are stimer-callback, "),
+        (("t.hvt", "--measure", "sleep"), "no 'sleep'; there are stimer-lateness, "),
         (("t.hvt", "--vcpu", "9"), "has no vCPU 9; it has 0"),
         (("t.hvt", "--from", "5", "--to", "4"), "--to 4 is before --from 5"),
         (("none.hvt",), "none.hvt"),

@@ -181,8 +181,21 @@ def _raised(events: Events) -> pl.DataFrame:
 
 
 def _injected(events: Events) -> pl.DataFrame:
+    """Expirations that raised an interrupt: until it is injected."""
+    return events.keep("timers injected", lambda: _found_injected(events))
+
+
+def _found_injected(events: Events) -> pl.DataFrame:
     rows = injected_after(events, raised(events).filter(~pl.col("dropped")))
     return rows.with_columns(end_seq="inj_seq", end_ns="inj_ns")
+
+
+def _whole(events: Events) -> pl.DataFrame:
+    """Callbacks of timers that were due: through their expiration, until the interrupt is injected."""
+    due = _late(events).filter(pl.col("end_seq").is_not_null()).drop("end_ns").rename({"end_seq": "callback"})
+    expired = _processed(events).select(callback="seq", expiration="end_seq")
+    injected = _injected(events).select("end_seq", "end_ns", expiration="seq")
+    return due.join(expired, on="callback", how="left").join(injected, on="expiration", how="left")
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -197,8 +210,20 @@ def _why(row: Mapping[str, Any]) -> str:
 _KEYS = ("timer", "mode")
 _STARTS = ("kvm_hv_stimer_start_one_shot", "kvm_hv_stimer_start_periodic")
 _CALLBACK, _EXPIRATION = "kvm_hv_stimer_callback", "kvm_hv_stimer_expiration"
+_INJECTION = ((_EXPIRATION,), ("kvm_inj_virq",), ("kvm_hv_synic_set_irq", "kvm_hv_stimer_set_config"))
 
 TIMERS = (
+    Measure(
+        "stimer-lateness",
+        "a synthetic timer is due → kvm_inj_virq of its interrupt",
+        (_STARTS, (_CALLBACK,), *_INJECTION),
+        _KEYS,
+        _whole,
+        _label,
+        ("callback", "that led to no injection, or to one not known"),
+        in_ns=True,
+        of_timers=True,
+    ),
     Measure(
         "stimer-callback",
         "a synthetic timer is due → kvm_hv_stimer_callback",
@@ -223,7 +248,7 @@ TIMERS = (
     Measure(
         "stimer-injection",
         "kvm_hv_stimer_expiration → kvm_inj_virq of its interrupt",
-        ((_EXPIRATION,), ("kvm_inj_virq",), ("kvm_hv_synic_set_irq", "kvm_hv_stimer_set_config")),
+        _INJECTION,
         _KEYS,
         _injected,
         _label,

@@ -130,6 +130,26 @@ def test_two_timers_may_share_an_injection(tmp_path: Path) -> None:
     ]
 
 
+def test_lateness_in_all_is_the_sum_of_its_steps(tmp_path: Path) -> None:
+    """Due, callback, expiration, injection; a timer that was stopped in between has no such sum."""
+    rows = [
+        start(1_000, 50, 150),
+        at(11_700, "callback"),
+        raised(12_000),
+        expiration(12_100),
+        injected(12_400),
+    ]
+    rows += [start(20_000, 50, 51), at(20_200, "callback"), at(20_300, "set_count", count=0)]
+    assert found(tmp_path, rows, "stimer-lateness") == [("timer 0 one-shot", 0, 4, 1_400, "whole")]
+    steps = [
+        found(tmp_path / step, rows, f"stimer-{step}")[0][3]
+        for step in ("callback", "expiration", "injection")
+    ]
+    assert steps == [700, 400, 300]
+    answer = latency(tiny_store(tmp_path / "u.hvt", rows), Question(measures=("stimer-lateness",)))
+    assert answer.counted[0]["excluded"]["unpaired"] == 1
+
+
 def test_what_fails_lasts_until_it_succeeds(tmp_path: Path) -> None:
     """From the first try; what stops the timer ends it without success."""
     rows = [expiration(10, -11), expiration(20, -11), expiration(35), expiration(40, -2), at(50, "cleanup")]
