@@ -29,6 +29,7 @@ from hvtrace.replay.profile import Profile, profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES, select
 from hvtrace.replay.tape import TAPE, Event, Table, events
+from hvtrace.schema.groups import is_whole_group
 from hvtrace.store import Manifest, Store
 
 if TYPE_CHECKING:
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from hvtrace.replay.verdict import Form
 
 __all__ = ["CheckResult", "Options", "check", "prepare", "tape_of", "without_collector"]
-
-#: Tracepoints that nobody picks one by one: where all of these have events and the recording has many kinds, the
-#: whole kvm group was recorded, and a tracepoint without events never fired.
-WHOLE_GROUP = frozenset({"kvm_entry", "kvm_exit", "kvm_fpu", "kvm_userspace_exit"})
-MANY_KINDS = 14
 
 #: Where this many of the synthetic timers' tracepoints have events, all of them were recorded.
 TIMER_PREFIX, TIMER_KINDS = "kvm_hv_stimer_", 5
@@ -294,10 +290,9 @@ def _is_narrow(source: dict[str, Any]) -> bool:
 
 def _recorded(store: Store) -> frozenset[str]:
     fired = {name for name, count in store.manifest.events.items() if count}
-    kvm = {name for name in fired if name.startswith("kvm_")}
     if "kvm_write_tsc_offset" in fired or _entries_show_rip(store):
         fired.add(RESETS)
-    if fired >= WHOLE_GROUP and len(kvm) >= MANY_KINDS:
+    if is_whole_group(fired):
         return frozenset(fired | set(TAPE) | {RESETS})
     timers = {name for name in fired if name.startswith(TIMER_PREFIX)}
     if len(timers) >= TIMER_KINDS:

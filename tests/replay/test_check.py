@@ -13,6 +13,7 @@ from hvtrace.pipeline import check as checking
 from hvtrace.pipeline.check import Options, check
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.tape import TAPE
+from hvtrace.schema.groups import WHOLE_GROUP
 from hvtrace.store import Manifest, Store
 
 ROWS = [
@@ -78,7 +79,7 @@ def test_what_was_recorded_is_told_from_what_fired(tmp_path: Path) -> None:
     timers = [name for name in TAPE if name.startswith("kvm_hv_stimer_")]
     some = checking._traced(store(tmp_path / "some", events=dict.fromkeys(timers[:5], 1)))
     assert set(timers) <= some
-    many = {f"kvm_{n}": 1 for n in range(20)} | dict.fromkeys(checking.WHOLE_GROUP, 1)
+    many = {f"kvm_{n}": 1 for n in range(20)} | dict.fromkeys(WHOLE_GROUP, 1)
     assert set(TAPE) <= checking._traced(store(tmp_path / "many", events=many))
 
 

@@ -13,13 +13,11 @@ import polars as pl
 from hvtrace.analysis.diff.facts import differences
 from hvtrace.analysis.diff.measures import MEASURES, Measure
 from hvtrace.analysis.diff.side import Side
-from hvtrace.analysis.diff.significance import BLOCKS, Series, Verdict, adjusted, compare
+from hvtrace.analysis.diff.significance import BLOCKS, F64, Series, Verdict, adjusted, compare
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
 __all__ = ["ALPHA", "COLUMNS", "Diff", "diff"]
-
-F64 = npt.NDArray[np.float64]
 
 #: Of what is called changed, the share that is expected to be chance.
 ALPHA = 0.05

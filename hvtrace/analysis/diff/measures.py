@@ -81,8 +81,10 @@ def _exit_label(key: int) -> str:
 
 
 def _halts(part: Part) -> pl.LazyFrame:
+    """Halts by their begin: the event tells of their end. One that began before the part is none of it."""
+    ns = pl.col("ns").cast(pl.Int64)
     found = part.store.scan("kvm_vcpu_wakeup").filter(True, *part.scope.owners(), *part.scope.span())
-    return found.select("vm", "ts_ns", key=pl.col("waited").cast(pl.UInt64), ns=pl.col("ns").cast(pl.Int64))
+    return found.select("vm", ts_ns=pl.col("ts_ns") - ns, key=pl.col("waited").cast(pl.UInt64), ns=ns)
 
 
 def _counted(section: str, rows: tuple[Rows, ...], label: Callable[[int], str]) -> Measure:

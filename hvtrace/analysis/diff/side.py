@@ -10,7 +10,7 @@ import polars as pl
 
 from hvtrace.analysis.diff.measures import Measure, Part
 from hvtrace.analysis.scope import Scope
-from hvtrace.pipeline.check import MANY_KINDS, WHOLE_GROUP
+from hvtrace.schema.groups import is_whole_group
 from hvtrace.store import Store
 
 __all__ = ["Side"]
@@ -113,8 +113,7 @@ class Side(Part):
     @cached_property
     def whole_group(self) -> bool:
         """Whether all of KVM's tracepoints were recorded, as nobody picks them one by one: the others never fired."""
-        fired = {name for name in self.store.tracepoints if name.startswith("kvm_")}
-        return fired >= WHOLE_GROUP and len(fired) >= MANY_KINDS
+        return is_whole_group(self.store.tracepoints)
 
     def recorded(self, measure: Measure) -> bool:
         """Whether the measure's tracepoints were recorded, as far as the recording shows it."""

@@ -24,7 +24,18 @@ from math import erfc, sqrt
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCKS", "FEWEST", "Series", "Verdict", "adjusted", "cliffs_delta", "compare", "hodges_lehmann"]
+__all__ = [
+    "BLOCKS",
+    "F64",
+    "FEWEST",
+    "Series",
+    "Verdict",
+    "adjusted",
+    "cliffs_delta",
+    "compare",
+    "hodges_lehmann",
+    "probability",
+]
 
 F64 = npt.NDArray[np.float64]
 
@@ -112,7 +123,7 @@ def compare(first: Series, second: Series) -> Verdict:
         if all(_neighbours(x) < _CORRELATED / np.sqrt(len(x)) for x in (a, b)):
             break
         length = int(np.ceil(length * _SPARE))
-    return Verdict(_p(a, b), cliffs_delta(a, b), hodges_lehmann(a, b), (len(a), len(b)))
+    return Verdict(probability(a, b), cliffs_delta(a, b), hodges_lehmann(a, b), (len(a), len(b)))
 
 
 def _inflation(numbers: F64) -> float:
@@ -136,7 +147,7 @@ def _neighbours(numbers: F64) -> float:
     return float((centred[1:] * centred[:-1]).sum()) / total if total else 0.0
 
 
-def _p(a: F64, b: F64) -> float:
+def probability(a: F64, b: F64) -> float:
     """Of Mann and Whitney's test, two-sided: exact for few blocks, else by the normal distribution, as scipy's.
 
     With ties, and half a rank towards no difference, as the statistic has steps.

@@ -18,7 +18,7 @@ from hvtrace.analysis.halt_poll.rules import Halts
 from hvtrace.analysis.halt_poll.what_if import Outcome, again, run
 from hvtrace.analysis.scope import Scope
 from hvtrace.errors import HvtraceError, InputError
-from hvtrace.pipeline.check import MANY_KINDS, WHOLE_GROUP
+from hvtrace.schema.groups import is_whole_group
 from hvtrace.store import Store
 
 __all__ = ["COLUMNS", "HaltPoll", "Question", "halt_poll"]
@@ -198,8 +198,7 @@ def _settings(question: Question, own: Own) -> list[words.Named]:
 def _traced(store: Store) -> bool:
     """Whether changes of polling times were recorded, fired or not, as far as the recording shows it."""
     fired = {name for name, count in store.manifest.events.items() if count}
-    kvm = {name for name in fired if name.startswith("kvm_")}
-    return CHANGE in fired or (fired >= WHOLE_GROUP and len(kvm) >= MANY_KINDS)
+    return CHANGE in fired or is_whole_group(fired)
 
 
 def _in_force(halts: Recorded, own: Own) -> I64:
