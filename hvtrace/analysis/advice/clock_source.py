@@ -25,7 +25,7 @@ from hvtrace.analysis.advice.offered import GUESTS
 from hvtrace.analysis.advice.steady import Accesses, about, accesses, per_slice, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 
-__all__ = ["ADVICES", "READS_PER_SECOND"]
+__all__ = ["ADVICES", "READS_PER_SECOND", "emulated_clocks"]
 
 #: Reads a second from which on they are a habit. Kernels check one clock against another a few times a second, and an
 #: idle guest with a cheap clock reads no other.
@@ -249,11 +249,20 @@ def _first(seq: int | None) -> tuple[int, ...]:
     return () if seq is None else (seq,)
 
 
+def emulated_clocks(facts: Facts, vm: int) -> list[str]:
+    """Names of the clocks that exit and that the guest reads all the time."""
+    return [
+        clock.name
+        for clock in CLOCKS
+        if _reads(facts, vm, clock).steady and not (clock is RTC and _ticks(facts, vm))
+    ]
+
+
 def _in_use(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Which clock it is."""
     pages = _own_pages(facts, vm)
     read = [(clock, seen) for clock in CLOCKS if (seen := _reads(facts, vm, clock)).count]
-    steady = [clock.name for clock, seen in read if seen.steady and not (clock is RTC and _ticks(facts, vm))]
+    steady = emulated_clocks(facts, vm)
     told = []
     if pages.tsc_page is not None:
         told.append(Evidence("the guest enabled Hyper-V's TSC page", seqs=(pages.tsc_page,)))

@@ -8,9 +8,11 @@ from hvtrace.abi import cpuid
 from hvtrace.abi.flags import FLAGS
 from hvtrace.abi.msr import msr_name
 from hvtrace.analysis.advice import snippets
+from hvtrace.analysis.advice.clock_source import emulated_clocks
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
 from hvtrace.analysis.advice.offered import HYPERV_VENDOR, KVM_VENDOR, Offered
+from hvtrace.analysis.advice.timers import emulated_ticks
 from hvtrace.analysis.advice.wording import listed
 
 __all__ = ["ADVICES", "USES"]
@@ -131,17 +133,24 @@ def _not_offered(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Un
             seqs=_seqs(offered),
         ),
         Evidence(
-            "KVM's interface is offered, and the guest was not seen to use it (no write of kvmclock's or another of its"
-            " MSRs)"
+            "KVM's interface is offered, and the guest was not seen to use it (no write of kvmclock's or another of"
+            " its MSRs)"
             if offered.kvm
             else "KVM's interface is not offered either (kvm=off)"
         ),
     ]
+    clocks, ticks = emulated_clocks(facts, vm), emulated_ticks(facts, vm)
+    if clocks:
+        told.append(Evidence(f"it keeps reading {listed(clocks)}"))
+    if ticks:
+        told.append(
+            Evidence(f"{listed(ticks)} {'interrupts' if len(ticks) == 1 else 'interrupt'} it all the time")
+        )
     flags = [name for name in _BASIC if name not in offered.flags]
     yield Finding(
         advice.code,
         advice.name,
-        Severity.LOW,
+        Severity.MEDIUM if clocks or ticks else Severity.LOW,
         vm,
         "The guest runs without a hypervisor's interface: neither Hyper-V's nor KVM's is in use",
         tuple(told),
@@ -299,7 +308,8 @@ ADVICES: tuple[Advice, ...] = (
         _not_offered,
         "It is found where no CPUID leaf that the guest read has Hyper-V's signature (or the -cpu option beside the"
         " recording has no hv-* flag) and the guest wrote none of KVM's MSRs. Such a guest runs on emulated hardware"
-        " alone. A Linux guest that uses KVM's interface is none of these: it needs no hv-* flags.",
+        " alone: it is medium where the guest is seen to pay for that with its clock or timer, else low. A Linux"
+        " guest that uses KVM's interface is none of these: it needs no hv-* flags.",
     ),
     Advice(
         "AD103",

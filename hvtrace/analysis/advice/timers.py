@@ -15,7 +15,15 @@ from hvtrace.analysis.advice.offered import GUESTS
 from hvtrace.analysis.advice.steady import STEADY, Accesses, about, accesses, per_slice, slice_ns, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
 
-__all__ = ["ADVICES", "ARMS_PER_SECOND", "EXPIRATIONS_PER_SECOND", "RTC", "TICKS_PER_SECOND", "ticks_of"]
+__all__ = [
+    "ADVICES",
+    "ARMS_PER_SECOND",
+    "EXPIRATIONS_PER_SECOND",
+    "RTC",
+    "TICKS_PER_SECOND",
+    "emulated_ticks",
+    "ticks_of",
+]
 
 #: Interrupts of a device a second from which on it is a tick: Windows runs the RTC at 64 Hz and more, kernels tick at
 #: 100 Hz and more; the time of day alters once a second.
@@ -214,12 +222,39 @@ def _stimers(facts: Facts, vm: int) -> bool:
     return (found is not None and any(found[0].values())) or bool(_handled(facts, vm, STIMER_COUNTS, 0).count)
 
 
+def emulated_ticks(facts: Facts, vm: int) -> list[str]:
+    """Names of the devices that interrupt the guest all the time."""
+    own = ((device, ticks_of(facts, vm, device)) for device in (RTC, PIT, HPET_DEVICE))
+    return [device.name for device, ticks in own if ticks is not None and ticks.steady]
+
+
+def _unseen(facts: Facts) -> str | None:
+    """Why a VM's interrupt lines may not all be among what is looked at; None: they are."""
+    if facts.scope.vcpu is not None:
+        return "an interrupt line is of the VM, not of a vCPU: ask without --vcpu"
+    strays = facts.once("stray lines", lambda: _strays(facts))
+    return f"{times(strays, 'interrupt')} of timers' lines are of no known VM" if strays else None
+
+
+def _strays(facts: Facts) -> int:
+    if "kvm_set_irq" not in facts.tables:
+        return 0
+    own = pl.col("vm").is_null() & (pl.col("level") == 1) & pl.col("gsi").is_in(LEGACY)
+    # With --vm the others' rows are gone before this.
+    rows = facts.store.scan("kvm_set_irq").filter(True, *facts.scope.span())
+    count: int = rows.filter(own).select(pl.len()).collect().item()
+    return count if count >= TICKS_PER_SECOND else 0
+
+
 def _ticking(device: Device, facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """A device that ticks where synthetic timers could."""
     if short := list(too_short(facts, vm, advice)):
         yield from short
         return
     ticks = ticks_of(facts, vm, device)
+    if (ticks is None or not ticks.steady) and (reason := _unseen(facts)) is not None:
+        yield Unjudged(advice.code, advice.name, vm, reason)
+        return
     if ticks is None or not ticks.steady or _stimers(facts, vm):
         return
     seen = _handled(facts, vm, device.registers, 0)

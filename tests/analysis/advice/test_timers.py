@@ -139,3 +139,25 @@ def test_expirations_that_were_not_recorded(tmp_path: Path) -> None:
     assert [(open_.code, open_.missing) for open_ in answer.unjudged] == [
         ("AD215", ("kvm_hv_stimer_expiration",))
     ]
+
+
+def test_lines_of_no_known_vm(tmp_path: Path) -> None:
+    """A process with several VMs raises them, and which VM's they are is not known: not judged, and never fine."""
+    rows = [
+        *guest(HYPERCALL),
+        *unit(550_000, 0x7B, "kvm_pio", port=0x80, rw=1, size=1, count=1, val=0),
+        *((ts, name, None, cpu, fields) for ts, name, _, cpu, fields in ticks(8, 64)),
+    ]
+    answer = advise(tiny_store(tmp_path / "stray.hvt", rows), Question(codes=("AD211",)))
+    assert [open_.reason for open_ in answer.unjudged] == [
+        "256 interrupts of timers' lines are of no known VM"
+    ]
+    assert (answer.findings, answer.fine) == ([], [])
+
+
+def test_a_vcpu_has_no_lines(recorded: Callable[..., Store]) -> None:
+    """With --vcpu the VM's interrupt lines are not looked at, and that is said."""
+    answer = advise(recorded("linux-tick-rtc-2s"), Question(codes=("AD211",), vcpu=0))
+    assert [open_.reason for open_ in answer.unjudged] == [
+        "an interrupt line is of the VM, not of a vCPU: ask without --vcpu"
+    ]
