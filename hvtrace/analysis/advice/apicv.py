@@ -10,6 +10,7 @@ import polars as pl
 from hvtrace.abi.apicv import ABSENT, DISABLED, HYPERV, inhibit_name
 from hvtrace.abi.exit_reasons import ISA_SVM, ISA_VMX
 from hvtrace.abi.msr import MSRS
+from hvtrace.analysis.advice import snippets
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
 from hvtrace.analysis.advice.wording import duration, listed, percent, times
@@ -231,8 +232,8 @@ def inhibited(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjud
                 time_ns,
                 cost,
             ),
-            qemu="hv-avic" if reason == HYPERV else None,
-            libvirt="<avic state='on'/>" if reason == HYPERV else None,
+            qemu=snippets.qemu(["hv-avic"]) if reason == HYPERV else None,
+            libvirt=snippets.libvirt(["hv-avic"]) if reason == HYPERV else None,
         )
 
 
@@ -287,8 +288,8 @@ def auto_eoi(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
             else "APICv works while the SynIC is in use",
             "KVM's rule: any SINT with auto-EOI inhibits APICv for the whole VM",
         ),
-        qemu=None if asked else "hv-avic",
-        libvirt=None if asked else "<avic state='on'/>",
+        qemu=None if asked else snippets.qemu(["hv-avic"]),
+        libvirt=None if asked else snippets.libvirt(["hv-avic"]),
     )
 
 
