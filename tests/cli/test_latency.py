@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from builders.store import Row, tiny_store
-from recordings import get
+from recordings import SAMPLES, get
+
+from hvtrace.analysis.latency import MEASURES
 
 S = 1_000_000_000
 EVENTS: list[Row] = [
@@ -114,7 +117,8 @@ def test_the_measures_are_listed_without_a_store(folder: Path) -> None:
     done = run("--list", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        done.stdout.splitlines()[0] == "stimer-lateness    a synthetic timer is due → kvm_inj_virq of its interrupt"
+        done.stdout.splitlines()[0]
+        == "stimer-lateness    a synthetic timer is due → kvm_inj_virq of its interrupt"
     )
     assert max(map(len, done.stdout.splitlines())) < 80
 
@@ -156,3 +160,24 @@ def test_a_recording_s_answer_fits_a_terminal(tmp_path: Path, name: str) -> None
     done = run(get(name) / "trace.dat", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+PAGE = SAMPLES.parent / "docs" / "latency.md"
+SHOWN = re.findall(
+    r"^    \$ hvtrace latency (sample_traces/.*)\n((?:    .*\n|\n(?=    ))+)", PAGE.read_text(), re.M
+)
+
+
+@pytest.mark.parametrize(("words", "output"), SHOWN)
+def test_the_page_shows_what_is_printed(words: str, output: str) -> None:
+    """Every example of docs/latency.md that one can repeat, from its beginning."""
+    done = run(*words.split(), cwd=SAMPLES.parent)
+    expected = [line.removeprefix("    ") for line in output.rstrip().splitlines()]
+    assert expected == done.stdout.splitlines()[: len(expected)]
+
+
+def test_the_page_has_examples_and_every_measure() -> None:
+    """So that the test above has something to hold; a measure without its line fails."""
+    assert len(SHOWN) == 3
+    listed = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text().split("## Periodic timers")[0], re.M)
+    assert listed == list(MEASURES)
