@@ -15,7 +15,7 @@ from hvtrace.analysis.diff.side import Side
 from hvtrace.analysis.scope import Scope
 from hvtrace.store import Store
 
-__all__ = ["COLUMNS", "Alignment", "align"]
+__all__ = ["COLUMNS", "Alignment", "align", "prefix", "walked"]
 
 U64 = npt.NDArray[np.uint64]
 
@@ -229,7 +229,7 @@ _ALL = {
 
 def _compared(a: _Sequence, b: _Sequence, events_a: _Events, events_b: _Events) -> dict[str, Any]:
     """A row without its key."""
-    common = _prefix(a.identity, b.identity)
+    common = prefix(a.identity, b.identity)
     ended = common == len(a.identity), common == len(b.identity)
     verdicts = {
         (True, True): "same",
@@ -241,7 +241,7 @@ def _compared(a: _Sequence, b: _Sequence, events_a: _Events, events_b: _Events) 
         "common": common,
         "events_a": len(a.identity),
         "events_b": len(b.identity),
-        **_walked(a.identity[common:], b.identity[common:]),
+        **walked(a.identity[common:], b.identity[common:]),
     }
     row["seq_a"], row["ts_a"] = events_a.first(a, common)
     row["seq_b"], row["ts_b"] = events_b.first(b, common)
@@ -251,39 +251,48 @@ def _compared(a: _Sequence, b: _Sequence, events_a: _Events, events_b: _Events) 
     return row
 
 
-def _prefix(a: U64, b: U64) -> int:
+def prefix(a: U64, b: U64) -> int:
     """How many events at the beginning are the same."""
     length = min(len(a), len(b))
     other = np.flatnonzero(a[:length] != b[:length])
     return int(other[0]) if len(other) else length
 
 
-def _walked(a: U64, b: U64) -> dict[str, Any]:
+def walked(a: U64, b: U64) -> dict[str, Any]:
     """Walk over differences: after each, both go on where the next _TOGETHER events are equal again."""
     hunks = only_a = only_b = 0
     rejoined = True
     while len(a) or len(b):
         hunks += 1
-        found = _together(a[:_WINDOW], b[:_WINDOW]) if hunks <= _HUNKS else None
+        found = _together(a, b) if hunks <= _HUNKS else None
         if found is None:
             rejoined = False
             only_a, only_b = only_a + len(a), only_b + len(b)
             break
         only_a, only_b = only_a + found[0], only_b + found[1]
         a, b = a[found[0] :], b[found[1] :]
-        same = _prefix(a, b)
+        same = prefix(a, b)
         a, b = a[same:], b[same:]
     return {"hunks": hunks, "only_a": only_a, "only_b": only_b, "rejoined": rejoined}
 
 
 def _together(a: U64, b: U64) -> tuple[int, int] | None:
     """The nearest places from which on both are the same for a while, or to the end; None: there are none."""
-    length = min(_TOGETHER, len(a), len(b))
-    if not length:
+    if not len(a) or not len(b):
         # One has ended: the rest of the other is missing there.
         return len(a), len(b)
-    runs_a, runs_b = (np.lib.stride_tricks.sliding_window_view(x, length) for x in (a, b))
-    weights = np.array([pow(0x9E3779B97F4A7C15, n + 1, 1 << 64) for n in range(length)], np.uint64)
+    found = _run(a[:_WINDOW], b[:_WINDOW])
+    if found is None and (same := prefix(a[::-1], b[::-1])):
+        return len(a) - same, len(b) - same
+    return found
+
+
+def _run(a: U64, b: U64) -> tuple[int, int] | None:
+    """The nearest places at which the same _TOGETHER events begin."""
+    if min(len(a), len(b)) < _TOGETHER:
+        return None
+    runs_a, runs_b = (np.lib.stride_tricks.sliding_window_view(x, _TOGETHER) for x in (a, b))
+    weights = np.array([pow(0x9E3779B97F4A7C15, n + 1, 1 << 64) for n in range(_TOGETHER)], np.uint64)
     with np.errstate(over="ignore"):
         keys_a, keys_b = ((runs * weights).sum(1, dtype=np.uint64) for runs in (runs_a, runs_b))
     # The first place of each run in B.
