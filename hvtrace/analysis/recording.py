@@ -18,6 +18,8 @@ from hvtrace.analysis.latency import Latency, latency
 from hvtrace.analysis.latency import Question as Waiting
 from hvtrace.analysis.query import query, told
 from hvtrace.analysis.scope import Scope
+from hvtrace.analysis.vmbus import Question as Conversing
+from hvtrace.analysis.vmbus import Vmbus, vmbus
 from hvtrace.pipeline.opening import store_for
 from hvtrace.store import Store
 
@@ -47,6 +49,10 @@ class Recording:
         See hvtrace.analysis.halt_poll.answer.Question for what else may be asked. Raises HvtraceError.
         """
         return halt_poll(self.store, Pollable(what_if=what_if, **asked))
+
+    def vmbus(self, **asked: Any) -> Vmbus:
+        """The conversation over VMBus: see hvtrace.analysis.vmbus.Vmbus for what is in it. Raises InputError."""
+        return vmbus(self.store, Conversing(**asked))
 
     def advise(self, *codes: str, **asked: Any) -> Advised:
         """What should be changed: all advices, or those of `codes`. Raises InputError; ValueError: an unknown code."""

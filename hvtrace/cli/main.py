@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("exits", "exits", "Count exits, and say what handling them took."),
     ("latency", "latency", "Say how long a guest waits: timers, interrupts, calls."),
     ("halt-poll", "halt_poll", "Say what halt polling costs and saves; what if …"),
+    ("vmbus", "vmbus", "Show the conversation over VMBus: messages, channels."),
     ("advise", "advise", "Say what should be changed: flags, clocks, storms."),
     ("diff", "diff", "Compare two recordings: what changed, beyond chance."),
     ("query", "query", "Ask in SQL, over the tables."),
