@@ -15,7 +15,7 @@ __all__ = ["as_csv", "as_json", "as_text"]
 #: Bytes of a page, and of a MB.
 PAGE, MB = 4096, 1 << 20
 
-TO_HOST = "to host"
+TO_HOST, SIGNAL = "to host", "SIGNAL_EVENT"
 
 _FIGURES = (
     Column.time("min_ns", "min", 7),
@@ -36,6 +36,7 @@ CHANNELS = (
     Column("since", 6, lambda row, units: "" if row["since_ns"] is None else units.when(row["since_ns"])),
     Column("until", 7, lambda row, units: "" if row["until_ns"] is None else units.when(row["until_ns"])),
     Column.count("to_host", "→ host", 3),
+    Column("failed", 3, lambda row, _: f"{row['to_host_failed']:,}" if row["to_host_failed"] else ""),
     Column("/s", 9, lambda row, _: _rate(row["to_host_per_s"])),
     Column.count("to_guest", "→ guest", 4),
     Column("/s ", 10, lambda row, _: _rate(row["to_guest_per_s"])),
@@ -178,16 +179,16 @@ def _channels(rows: Sequence[dict[str, Any]], units: Units, top: int | None) -> 
                 "device": (row["device"] or "?") if known else None,
             }
         )
+    told = [column for column in CHANNELS if any(column.cell(row, units) for row in shown)]
     lines = [
-        *_titled("Channels, and signals each way", CHANNELS, shown, units),
+        *_titled("Channels, and signals each way", told, shown, units),
         *more(len(rows) - len(shown)),
     ]
     if any(row["channel"] is not None and row["device"] is None for row in rows):
         lines += wrapped("?: no event prints the GUIDs of an offer.", "  ")
     if any(row["channel"] is None for row in rows):
         lines += wrapped("Which channel a connection id belongs to is the host's choice.", "  ")
-    failed = sum(row["to_host_failed"] or 0 for row in rows)
-    return lines + ([f"  {plural(failed, 'signal')} to the host failed."] if failed else [])
+    return lines
 
 
 def _titled(title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], units: Units) -> list[str]:
@@ -251,10 +252,14 @@ def _calls(rows: Sequence[dict[str, Any]], units: Units, top: int | None) -> lis
     shown = []
     for row in rows[:top]:
         where = "" if row["connection"] is None else f" {row['connection']:#x}"
+        if row["call"] == SIGNAL and row["connection"] is None:
+            where = " in memory"
         where += f" flag {row['flag']}" if row["flag"] else ""
         result = (row["result"] or "").removeprefix("HV_STATUS_").lower().replace("_", " ")
         result = "no result" if row["status"] is None else result or f"status {row['status']:#x}"
-        by = ", by userspace" if row["userspace"] and row["call"] != "POST_MESSAGE" else ""
+        # Who usually answers need not be told.
+        usual = row["userspace"] == (row["call"] != SIGNAL)
+        by = "" if usual else ", by userspace" if row["userspace"] else ", by KVM"
         shown.append(row | {"label": f"{row['call']}{where}: {result}{by}"})
     return [*_titled("Hypercalls, until their result", CALLS, shown, units), *more(len(rows) - len(shown))]
 
