@@ -49,7 +49,9 @@ def burnt(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
     """Polling takes CPU time out of proportion to what it saves."""
     answer = _polls(facts)
     rows = [row for row in answer.rows if row["vm"] == vm]
-    burnt_ns, vain_ns = _sum(rows, "burnt_ns"), _sum(rows, "vain_ns")
+    vain_ns = _sum(rows, "vain_ns")
+    # A halt that did not sleep may have taken longer than KVM polls, while the thread had no CPU.
+    burnt_ns = vain_ns + sum(min(row["polled_ns"], row["successes"] * row["poll_max_ns"]) for row in rows)
     share = burnt_ns / facts.life_ns(vm)
     # Of a VM whose vCPUs have no success nothing is saved; what is not known counts as nothing, and is said.
     saved_ns = max(_sum(rows, "saved_ns"), 0)
@@ -147,9 +149,10 @@ ADVICES: tuple[Advice, ...] = (
         burnt,
         f"It is found where polling took {percent(SHARE)} of a CPU or more, and {RATIO} times or more what it saved of"
         " wake-up latency: the halts that ended while they polled, times the difference of the median latencies with"
-        " and without. Time polled in vain is spent on top of the wake-up. On a host with idle CPUs it costs energy"
-        " and the turbo of other cores, on a busy one the time of other vCPUs (a thread that wants the CPU ends the"
-        " polling).",
+        " and without. Time polled in vain is spent on top of the wake-up. A halt"
+        " counts as polled for no longer than KVM polls: what it took beyond that, the thread had no CPU. On a host"
+        " with idle CPUs polling costs energy and the turbo of other cores, on a busy one the time of other vCPUs (a"
+        " thread that wants the CPU ends it).",
     ),
     Advice(
         "AD502",
