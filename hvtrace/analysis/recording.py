@@ -10,6 +10,8 @@ import polars as pl
 from hvtrace.analysis.advise import Answer as Advised
 from hvtrace.analysis.advise import Question as Advisable
 from hvtrace.analysis.advise import advise
+from hvtrace.analysis.diff.align import Alignment, align
+from hvtrace.analysis.diff.compare import Diff, diff
 from hvtrace.analysis.exits import Exits, Question
 from hvtrace.analysis.exits import exits as answer
 from hvtrace.analysis.halt_poll.answer import HaltPoll, halt_poll
@@ -57,6 +59,16 @@ class Recording:
     def advise(self, *codes: str, **asked: Any) -> Advised:
         """What should be changed: all advices, or those of `codes`. Raises InputError; ValueError: an unknown code."""
         return advise(self.store, Advisable(codes=codes, **asked))
+
+    def diff(self, other: Recording, part: Scope | None = None, other_part: Scope | None = None) -> Diff:
+        """What changed from this recording, or part of it, to the other. Raises InputError."""
+        return diff(self.store, other.store, part, other_part)
+
+    def align(
+        self, other: Recording, part: Scope | None = None, other_part: Scope | None = None
+    ) -> Alignment:
+        """Where this run and the other first do something else. Raises InputError."""
+        return align(self.store, other.store, part, other_part)
 
     def query(self, sql: str, engine: str = "polars", **part: Any) -> pl.DataFrame:
         """What an SQL query over the tables says; `part` as in hvtrace.analysis.scope.Scope. Raises HvtraceError."""
