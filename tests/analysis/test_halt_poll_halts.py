@@ -262,3 +262,16 @@ def test_its_own_parameters_bring_about_the_recorded_halts(recorded: Callable[..
     names = ("successes", "failures", "polled_ns", "vain_ns", "burnt_ns")
     assert {n: getattr(own, n) for n in names} == {n: answer.total[n] for n in names}
     assert answer.outcomes[1].burnt_ns == 0
+
+
+def test_a_guest_that_forbade_polling_before_the_recording_began(tmp_path: Path) -> None:
+    """Nothing says so; but a vCPU whose polling time is 0, and whose short halts do not make it grow, may not poll."""
+    quiet = [wakeup(10, 300_000), wakeup(20, 50_000), wakeup(30, 70_000)]
+    other = [change(40, 0, 10_000, vcpu=1), wakeup(41, 50_000, vcpu=1)]
+    asked = Question(what_if=("halt_poll_ns=400000",))
+    answer = halt_poll(tiny_store(tmp_path / "t.hvt", [*quiet, *other], polling_cap=200_000), asked)
+    assert [row["barred"] for row in answer.rows] == [3, 0]
+    assert answer.outcomes[-1].failures == 0
+    late = [*quiet, change(50, 0, 10_000), wakeup(51, 50_000)]
+    answer = halt_poll(tiny_store(tmp_path / "u.hvt", late, polling_cap=200_000), asked)
+    assert answer.total["barred"] == 0

@@ -14,6 +14,7 @@ from hvtrace.analysis.halt_poll.halts import CHANGE, UNKNOWN, WAKEUP, Recorded, 
 from hvtrace.analysis.halt_poll.machine import walks
 from hvtrace.analysis.halt_poll.own import Own, find_own
 from hvtrace.analysis.halt_poll.recommend import PREFER, Recommendation, recommend
+from hvtrace.analysis.halt_poll.reproduce import forbidden
 from hvtrace.analysis.halt_poll.rules import Halts
 from hvtrace.analysis.halt_poll.what_if import Outcome, again, run
 from hvtrace.analysis.scope import Scope
@@ -132,6 +133,8 @@ def halt_poll(store: Store, question: Question = Question()) -> HaltPoll:
     whole = read(tables, store.scan("lost").collect() if store.has("lost") else None)
     whole.traced = _traced(store)
     own = _own(whole, store, question)
+    if whole.traced:
+        whole.allowed = np.where(forbidden(whole, own.setting), 0, whole.allowed)
     in_force = _in_force(whole, own)
     inside = np.ones(len(whole), np.bool_)
     if question.first_ns is not None:

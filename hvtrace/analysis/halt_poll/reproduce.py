@@ -11,9 +11,10 @@ import numpy.typing as npt
 from hvtrace.analysis.halt_poll.halts import UNKNOWN, Recorded
 from hvtrace.analysis.halt_poll.rules import HostSetting
 
-__all__ = ["EXAMPLES", "Reproduced", "reproduces"]
+__all__ = ["EXAMPLES", "Reproduced", "forbidden", "reproduces"]
 
 I64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 #: Mismatches that are listed.
 EXAMPLES = 20
@@ -67,19 +68,44 @@ class Reproduced:
         return {**asdict(self), "mismatched": self.mismatched}
 
 
+def _expected(halts: Recorded, own: HostSetting) -> tuple[I64, I64, Flags, Flags]:
+    """The polling time before each halt, the one after it (UNKNOWN: no change), whether it grows, whether it shrinks.
+
+    Where it is not known (UNKNOWN), the halt's own change says what was before.
+    """
+    known = halts.stored(own)
+    before = np.where(known == UNKNOWN, UNKNOWN, own.held(known))
+    base = np.where(before == UNKNOWN, np.maximum(halts.old, 0), before)
+    grows, shrinks = own.due(base, halts.ns)
+    barred = halts.allowed == 0
+    grows, shrinks = grows & ~barred, shrinks & ~barred
+    after = np.where(grows, own.grown(base), np.where(shrinks, own.shrunk(base), UNKNOWN))
+    return before, after, grows, shrinks
+
+
+def forbidden(halts: Recorded, own: HostSetting) -> Flags:
+    """Halts of a vCPU of which nothing says whether the guest lets the host poll, and which shows that it does not.
+
+    Changes are due and none comes: the guest has forbidden it before the recording began.
+    """
+    before, _, grows, shrinks = _expected(halts, own)
+    due = (halts.allowed == UNKNOWN) & ~halts.changed & (grows | shrinks) & (before != UNKNOWN)
+    begins = halts.first | (np.diff(halts.allowed, prepend=UNKNOWN - 1) != 0)
+    run = np.cumsum(begins)
+    silent = np.bincount(run, due, minlength=len(halts) + 2) > 0
+    # Where a change comes after all, it was another fault.
+    silent[run[np.flatnonzero(begins & ~halts.first & halts.changed)] - 1] = False
+    found: Flags = silent[run]
+    return found
+
+
 def reproduces(halts: Recorded, own: HostSetting) -> Reproduced:
     """Recompute each halt's change from the polling time before it, and hold it against the recorded one.
 
     After a change the recorded polling time is in force, right or wrong, so that one fault is counted once.
     """
-    known = halts.stored(own)
-    before = np.where(known == UNKNOWN, UNKNOWN, own.held(known))
+    before, new, grows, shrinks = _expected(halts, own)
     changed = halts.changed
-    base = np.where(before == UNKNOWN, np.maximum(halts.old, 0), before)
-    grows, shrinks = own.due(base, halts.ns)
-    barred = halts.allowed == 0
-    grows, shrinks = grows & ~barred, shrinks & ~barred
-    new = np.where(grows, own.grown(base), np.where(shrinks, own.shrunk(base), UNKNOWN))
     unknown = changed & (before == UNKNOWN)
     judged = changed & ~unknown
     aright = judged & np.where(halts.grew, grows, shrinks)
