@@ -485,7 +485,8 @@ ADVICES: tuple[Advice, ...] = (
         "A guest that uses Hyper-V's interface and is not offered synthetic timers sets the APIC's timer by a count,"
         " the frequency of which it has to measure. Each setting is an exit, as that of a synthetic timer is: the"
         f" gain is small. It is found from {ARMS_PER_SECOND} settings a second on, in at least three slices of the"
-        " part looked at. TSC deadlines are no such case: KVM handles them fastest of all.",
+        " part looked at. TSC deadlines are no such case: they are times already, and CPUs with a timer for them let"
+        " KVM set them on a fast path.",
     ),
     Advice(
         "AD215",
