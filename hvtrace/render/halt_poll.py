@@ -185,17 +185,15 @@ def _more(number: int) -> list[str]:
 
 
 def _latency(answer: Mapping[str, Any], units: Units) -> list[str]:
-    total = answer["total"]
-    rows = [
-        {"label": what}
-        | {name: total[f"{way}_latency_{name}"] for name in ("count", "mean_ns", "p50_ns", "p99_ns")}
-        for way, what in (("polled", "after polling"), ("blocked", "after sleeping"))
-    ]
-    lines = table(_LATENCIES, [row for row in rows if row["count"]], units)
-    if len(lines) == 1:
+    total, rows = answer["total"], []
+    for way, what in (("polled", "after polling"), ("blocked", "after sleeping")):
+        figures = {name: total[f"{way}_latency_{name}"] for name in ("count", "mean_ns", "p50_ns", "p99_ns")}
+        causes = [row | {"label": f"  {row['cause']}"} for row in answer["causes"] if row["after"] == way]
+        rows += [{"label": what} | figures, *causes] if figures["count"] else []
+    if not rows:
         return ["No wake-up latency: no event tells what ended the halts."]
-    causes = ", ".join(f"{name} ({number:,})" for name, number in answer["causes"].items())
-    lines += wrapped(f"From the event that ended the halt to kvm_vcpu_wakeup: {causes}.")
+    lines = table(_LATENCIES, rows, units)
+    lines += ["From the event that ended the halt to kvm_vcpu_wakeup."]
     if total["successes"] and total["saved_ns"] is not None:
         each = total["blocked_latency_p50_ns"] - total["polled_latency_p50_ns"]
         text = f"Polling saved about {duration(total['saved_ns'])} of waiting: "

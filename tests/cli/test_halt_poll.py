@@ -49,10 +49,12 @@ def test_an_answer_for_people(folder: Path) -> None:
         "            halts success failed unpolled at once  polled in vain   CPU grew\n"
         "VM 0 vCPU 0     7       3      2        2       0 36.3 µs 30.0 µs 6.32%    3\n"
         "\n"
-        "               wake-ups   mean    p50    p99\n"
-        "after polling         3 100 ns 100 ns 100 ns\n"
-        "after sleeping        4 5.0 µs 5.0 µs 5.0 µs\n"
-        "From the event that ended the halt to kvm_vcpu_wakeup: kvm_apic_accept_irq (7).\n"
+        "                      wake-ups   mean    p50    p99\n"
+        "after polling                3 100 ns 100 ns 100 ns\n"
+        "  kvm_apic_accept_irq        3 100 ns 100 ns 100 ns\n"
+        "after sleeping               4 5.0 µs 5.0 µs 5.0 µs\n"
+        "  kvm_apic_accept_irq        4 5.0 µs 5.0 µs 5.0 µs\n"
+        "From the event that ended the halt to kvm_vcpu_wakeup.\n"
         "Polling saved about 14.7 µs of waiting: 3 successes · 4.9 µs, the difference of\n"
         "the medians.\n"
         "\n"
@@ -92,6 +94,10 @@ def test_json_has_what_scripts_need(folder: Path) -> None:
     assert (row["vm"], row["vcpu"], row["halts"], row["successes"], row["vain_ns"]) == (0, 0, 7, 3, 30_000)
     assert {name: row[name] for name in found["total"]} == found["total"]
     assert (found["reproduced"]["recorded"], found["reproduced"]["matched"]) == (4, 4)
+    assert [(row["after"], row["cause"], row["count"], row["p99_ns"]) for row in found["causes"]] == [
+        ("polled", "kvm_apic_accept_irq", 3, 100),
+        ("blocked", "kvm_apic_accept_irq", 4, 5_000),
+    ]
     assert [setting["name"] for setting in found["settings"]] == ["own", "off", "halt_poll_ns=50000"]
     assert found["settings"][2]["setting"]["halt_poll_ns"] == 50_000
     assert len(found["over_time"]["vcpus"][0]["poll_max_ns"]) == 60

@@ -30,6 +30,9 @@ Flags = npt.NDArray[np.bool_]
 #: Parts of the time for which the polling time is told.
 PARTS = 60
 
+#: How a vCPU was woken: while it polled, or from its sleep.
+WAYS = ("polled", "blocked")
+
 #: What a row says of a vCPU's halts, in this order; times in ns.
 COLUMNS = (
     "vm",
@@ -89,8 +92,9 @@ class HaltPoll:
     all vCPUs asked about; null where either is not known. `barred`: halts while the guest did not let the host poll.
 
     `over_time`: for each vCPU its longest polling time in each of `PARTS` parts of the time (null: not known, or no
-    halt). `causes`: halts whose end a tracepoint told of. `outcomes`: what settings bring about; the first of them is
-    the recording's own, the second no polling. `excluded`: what is not counted, by why.
+    halt). `causes`: wake-up latencies by whether the halt had polled, and by the tracepoint that told of its end.
+    `outcomes`: what settings bring about; the first of them is the recording's own, the second no polling. `excluded`:
+    what is not counted, by why.
     """
 
     question: Question
@@ -99,7 +103,7 @@ class HaltPoll:
     total: dict[str, Any]
     over_time: list[dict[str, Any]]
     part_ns: int
-    causes: dict[str, int]
+    causes: list[dict[str, Any]]
     latencies: dict[str, int]
     outcomes: list[Outcome]
     recommended: Recommendation | None
@@ -167,7 +171,7 @@ def halt_poll(store: Store, question: Question = Question()) -> HaltPoll:
         total,
         over_time,
         part,
-        arrived.counts(),
+        _by_cause(ways, arrived),
         {**recorded.known, "drawn": recorded.drawn},
         outcomes,
         recommend(outcomes, outcomes[1], question.prefer),
@@ -246,20 +250,39 @@ def _figures(ways: dict[str, Any], mine: Flags, length_ns: int | None) -> dict[s
         found[name] = int(ways[name][mine].sum())
     found["burnt_ns"] = found["polled_ns"] + found["vain_ns"]
     found["cpu_share"] = found["burnt_ns"] / length_ns if length_ns else None
-    for way in ("polled", "blocked"):
-        latency = ways[f"{way}_latency"][mine]
-        latency = np.sort(latency[latency != UNKNOWN])
-        found[f"{way}_latency_count"] = number = len(latency)
-        found[f"{way}_latency_mean_ns"] = round(float(latency.mean())) if number else None
-        for name, permille in (("p50", 500), ("p99", 990)):
-            rank = (number * permille + 999) // 1000 - 1
-            found[f"{way}_latency_{name}_ns"] = int(latency[rank]) if number else None
+    for way in WAYS:
+        figures = _spread(ways[f"{way}_latency"][mine])
+        found |= {f"{way}_latency_{name}": value for name, value in figures.items()}
     found["saved_ns"] = None
     for name in ("grown", "shrunk"):
         found[name] = int(ways[name][mine].sum())
     found["poll_max_ns"] = int(ways["poll"][mine].max(initial=0))
     found["barred"] = int(ways["barred"][mine].sum())
     return found
+
+
+def _spread(latency: I64) -> dict[str, int | None]:
+    """Figures of the latencies that are known."""
+    known = np.sort(latency[latency != UNKNOWN])
+    number = len(known)
+    found: dict[str, int | None] = {
+        "count": number,
+        "mean_ns": round(float(known.mean())) if number else None,
+    }
+    for name, permille in (("p50_ns", 500), ("p99_ns", 990)):
+        found[name] = int(known[(number * permille + 999) // 1000 - 1]) if number else None
+    return found
+
+
+def _by_cause(ways: dict[str, Any], arrived: Arrivals) -> list[dict[str, Any]]:
+    """Figures of latencies by way and cause, as far as there are any."""
+    every = [
+        {"after": way, "cause": table}
+        | _spread(np.where(arrived.cause == rank, ways[f"{way}_latency"], UNKNOWN))
+        for way in WAYS
+        for rank, table in enumerate(arrived.tables)
+    ]
+    return [row for row in every if row["count"]]
 
 
 def _save(rows: list[dict[str, Any]], total: dict[str, Any]) -> None:
