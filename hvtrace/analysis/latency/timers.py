@@ -75,7 +75,7 @@ def timer_events(events: Events) -> pl.DataFrame:
 
 
 def _timer_events(events: Events) -> pl.DataFrame:
-    mode = pl.col("kind").replace_strict(_MODES, default=None, return_dtype=pl.String)
+    mode = pl.col("kind").replace_strict(_MODES, default=None, return_dtype=pl.Enum(_MODES.values()))
     return events.machines(_SOURCES, _COLUMNS).with_columns(
         timer=pl.col("index").cast(pl.UInt8),
         mode=mode.forward_fill().over("machine"),
