@@ -158,6 +158,32 @@ def test_latencies_that_are_not_known_are_drawn_from_the_others(tmp_path: Path) 
     assert answer.outcomes[1].latency_mean_ns == 5_000
 
 
+def test_what_is_drawn_is_of_the_same_cause(tmp_path: Path) -> None:
+    """Timers wake a sleeper within 2 µs here, interrupts take 9 µs: so they would the halts that polled."""
+    rows: list[Row] = [(0, "kvm_write_tsc_offset", 0, 0, {"vcpu_id": 0, "previous_tsc_offset": 0})]
+    now = 0
+    for n in range(40):
+        timer = n % 2 == 0
+        cause = "kvm_hv_stimer_callback" if timer else "kvm_apic_accept_irq"
+        # Every fourth of each polls and sees its end at once.
+        ends = n % 8 < 2
+        ns = 5_000 if ends else 300_000
+        latency = 0 if ends else (2_000 if timer else 9_000)
+        now += 1_000_000
+        rows.append((now - latency, cause, 0, 0, {}))
+        rows.append((now, "kvm_vcpu_wakeup", 0, 0, {"ns": ns, "waited": not ends, "valid": True}))
+    changes = [
+        (ts, "kvm_halt_poll_ns", 0, 0, {"grow": True, "vcpu_id": 0, "new": 10_000, "old": 10_000})
+        for ts, table, _, _, told in rows
+        if table == "kvm_vcpu_wakeup" and not told["waited"]
+    ]
+    rows = sorted([*rows, *changes], key=lambda row: (row[0], row[1] == "kvm_vcpu_wakeup"))
+    answer = halt_poll(tiny_store(tmp_path / "t.hvt", rows, polling_cap=200_000))
+    off = answer.outcomes[1]
+    assert answer.total["successes"] == 10
+    assert off.latency_mean_ns == (2_000 + 9_000) / 2
+
+
 def outcome(name: str, burnt: int, latency: int | None) -> Outcome:
     return Outcome(name, {}, 0, 0, burnt, 0, None, latency, latency, latency)
 

@@ -26,13 +26,16 @@ Flags = npt.NDArray[np.bool_]
 #: Steps of this share of the whole visit everything evenly (the golden section).
 GOLDEN = 0.6180339887498949
 
+#: So many latencies of one cause are enough to draw from.
+ENOUGH = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
     """Halts ready to be run again, and what waking up takes either way (`polled`, `blocked`), known or drawn.
 
     `waits`: halts that something ended which was not there at once; only these have a latency. `known`: how many of
-    them have one that was measured, by whether they polled; `drawn`: how many have one drawn from these.
+    them have one that was measured, by whether they polled; `drawn`: how many have none.
     """
 
     halts: Halts
@@ -87,17 +90,8 @@ def again(halts: Recorded, arrived: Arrivals, in_force: I64) -> Again:
     slept = halts.waited
     # Without polling, a halt that did not sleep was over at once; so is one that lasted less than any clock tells.
     at_once = ~slept & ((polls == 0) & (in_force != UNKNOWN) | (halts.ns == 0))
-    known = arrived.latency != UNKNOWN
-    measured = {
-        "polled": arrived.latency[known & ~slept & ~at_once],
-        "blocked": arrived.latency[known & slept],
-    }
-    own = np.where(known, arrived.latency, halts.ns)
-    polled, blocked = (
-        # Waking up took no longer than the halt.
-        np.where(slept == (way == "blocked"), np.where(known, own, np.minimum(drawn, own)), drawn)
-        for way, drawn in ((way, ranked(values, len(halts))) for way, values in measured.items())
-    )
+    ways = {"polled": ~slept & ~at_once, "blocked": slept}
+    polled, blocked = (_latencies(halts, arrived, mine) for mine in ways.values())
     # What ended a halt came after polling where it slept, and while it polled where it did not.
     came = halts.ns - np.where(slept, blocked, polled)
     longest = np.where(in_force == UNKNOWN, halts.ns, np.minimum(polls, halts.ns))
@@ -111,9 +105,27 @@ def again(halts: Recorded, arrived: Arrivals, in_force: I64) -> Again:
         halts.allowed != 0,
         first,
     )
-    waits = ~at_once
-    counts = {way: len(values) for way, values in measured.items()}
-    return Again(ready, polled, blocked, waits, counts, int((waits & ~known).sum()))
+    known = arrived.latency != UNKNOWN
+    counts = {way: int((mine & known).sum()) for way, mine in ways.items()}
+    return Again(ready, polled, blocked, ~at_once, counts, int((~at_once & ~known).sum()))
+
+
+def _latencies(halts: Recorded, arrived: Arrivals, mine: Flags) -> I64:
+    """What waking up each halt takes in the way that the halts in `mine` were woken.
+
+    Of these it is known where a cause was traced; of all others it is drawn, from those of the same cause where there
+    are enough of them.
+    """
+    known = arrived.latency != UNKNOWN
+    drawn = ranked(arrived.latency[known & mine], len(halts))
+    for cause in np.unique(arrived.cause[known]).tolist():
+        alike = arrived.cause == cause
+        pool = arrived.latency[alike & known & mine]
+        if len(pool) >= ENOUGH:
+            drawn[alike] = ranked(pool, int(alike.sum()))
+    # Waking up took no longer than the halt.
+    own = np.where(known, arrived.latency, np.minimum(drawn, halts.ns))
+    return np.where(mine, own, drawn)
 
 
 def run(
