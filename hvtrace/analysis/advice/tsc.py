@@ -267,6 +267,16 @@ def _jumps(facts: Facts) -> pl.DataFrame:
     )
 
 
+def _set_between(facts: Facts, vm: int, jumps: pl.DataFrame) -> int:
+    """How many of the jumps have a new computation of the VM's clock between their two reads."""
+    if not facts.has("kvm_update_master_clock"):
+        return 0
+    updates = (
+        facts.store.scan("kvm_update_master_clock").filter(pl.col("vm") == vm).select("seq").collect()["seq"]
+    )
+    return int((updates.search_sorted(jumps["before"]) != updates.search_sorted(jumps["seq"])).sum())
+
+
 def reference_time(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """The reference time jumps."""
     if not facts.in_ns:
@@ -296,15 +306,27 @@ def reference_time(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | 
                     (worst["before"], worst["seq"]),
                 )
             )
+    set_ = _set_between(facts, vm, rows)
+    if set_:
+        evidence.append(
+            Evidence(
+                f"between the two reads of {times(set_, 'jump')} KVM computed the VM's clock anew"
+                " (kvm_update_master_clock), as it does when the VMM sets it",
+                set_,
+            )
+        )
     yield Finding(
         advice.code,
         advice.name,
-        Severity.HIGH,
+        Severity.MEDIUM if set_ == len(rows) else Severity.HIGH,
         vm,
         f"The reference time jumped {times(len(rows), 'time')}, as the guest read it (HV_X64_MSR_TIME_REF_COUNT)",
         tuple(evidence),
-        change="update the host's kernel, or see what set the VM's clock (a snapshot restored, a migration);"
-        " `hvtrace replay --check` says which rules it breaks",
+        change=(
+            "see what set the VM's clock (KVM_SET_CLOCK: a snapshot restored, a migration, a test)"
+            if set_ == len(rows)
+            else "update the host's kernel; `hvtrace replay --check` says which rules it breaks"
+        ),
     )
 
 
@@ -344,6 +366,6 @@ ADVICES: tuple[Advice, ...] = (
         f" allows (with {DRIFT * 1e6:.0f} ppm and {duration(LEAST_NS)} for the clocks themselves). A value is read"
         " somewhere within its exit, however late its event is stamped, so that these bounds do not depend on how busy"
         " the host was. A time that stands still while the VM is paused is no jump; one that is set back by a snapshot"
-        " is. Reads of the TSC page leave no events.",
+        " is, and shows by kvm_update_master_clock in between. Reads of the TSC page leave no events.",
     ),
 )

@@ -139,3 +139,13 @@ def test_a_true_clock_never_jumps(base: int, exits_: list[tuple[int, int, float]
         at += ns
     with tempfile.TemporaryDirectory() as folder:
         assert asked(Path(folder), "AD603", reads(values)).findings == []
+
+
+def test_a_clock_that_was_set(tmp_path: Path) -> None:
+    """A jump with a new master clock before it is the VMM's doing."""
+    rows = reads([(1_000_000, 100_000, 9_000), (3_000_000, 100_000, 5_000)])
+    rows.insert(4, master(2_000_000, on=True))
+    (found,) = asked(tmp_path, "AD603", rows).findings
+    assert found.severity.name == "MEDIUM"
+    assert found.change is not None
+    assert found.change.startswith("see what set the VM's clock")
