@@ -8,9 +8,18 @@ from functools import partial
 
 import polars as pl
 
-from hvtrace.analysis.advice import snippets
+from hvtrace.analysis.advice import interrupt_lines, snippets
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged, severity_of
+from hvtrace.analysis.advice.interrupt_lines import (
+    HPET,
+    HPET_COMPARATOR,
+    HPET_MOST,
+    HPET_TIMER,
+    HPET_TIMERS,
+    TICKS_PER_SECOND,
+    Ticks,
+)
 from hvtrace.analysis.advice.offered import GUESTS
 from hvtrace.analysis.advice.steady import STEADY, Accesses, about, accesses, per_slice, slice_ns, too_short
 from hvtrace.analysis.advice.wording import duration, each_second, percent, times
@@ -25,33 +34,13 @@ __all__ = [
     "ticks_of",
 ]
 
-#: Interrupts of a device a second from which on it is a tick: Windows runs the RTC at 64 Hz and more, kernels tick at
-#: 100 Hz and more; the time of day alters once a second.
-TICKS_PER_SECOND = 50
-
 #: Settings of the APIC's timer, and expirations of synthetic timers, a second, from which on they are worth a word.
 ARMS_PER_SECOND = EXPIRATIONS_PER_SECOND = 100
-
-#: QEMU raises a line once for each interrupt controller, up to some 0.3 ms apart: one interrupt. No system ticks 2,000
-#: times a second.
-SAME_NS = 500_000
-
-#: A tick is regular where so many of the times between its interrupts are within a fifth of the middle one.
-REGULAR = 0.8
 
 #: Initial count of the APIC's timer, by MSR and by the xAPIC's page.
 X2APIC_TMICT, XAPIC_TMICT = about("msr", 0x838, write=True), about("address", 0xFEE0_0380, write=True)
 EOM = about("msr", 0x4000_0084, write=True)
 STIMER_COUNTS = frozenset(about("msr", index, write=True) for index in range(0x4000_00B1, 0x4000_00B8, 2))
-
-HPET = 0xFED0_0000
-#: Offsets of the HPET's registers (IA-PC HPET 1.0a): general configuration; configuration of timer N at 0x100 + 0x20 N,
-#: its comparator 8 bytes behind.
-HPET_CONFIG, HPET_TIMERS, HPET_TIMER, HPET_COMPARATOR = 0x10, 0x100, 0x20, 0x08
-#: Legacy replacement: timer 0 has the PIT's line, timer 1 the RTC's.
-LEGACY = (0, 8)
-#: QEMU's HPET has at most 32 timers; guests use the first three.
-HPET_MOST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,96 +81,10 @@ def _handled(facts: Facts, vm: int, registers: frozenset[int], rate: float) -> A
     return accesses(facts, slices, vm, registers, rate)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticks:
-    """Interrupts of one line: how many, in how many slices they reached a rate, the middle time between two."""
-
-    count: int
-    steady: bool
-    middle_ns: int
-    regular: bool
-    seqs: tuple[int, ...]
-
-
-def _lines(facts: Facts) -> dict[tuple[int, int, bool], Ticks]:
-    """(VM, GSI, whether the kernel's PIT raised it) → its interrupts, for GSIs that timers have."""
-    if "kvm_set_irq" not in facts.tables:
-        return {}
-    ts, width = pl.col("ts_ns"), slice_ns(facts)
-    line = ("vm", "gsi", "pit")
-    rows = (
-        facts.tables["kvm_set_irq"]
-        .filter(pl.col("vm").is_not_null(), pl.col("level") == 1, pl.col("gsi") < 24)
-        # The PIT of KVM has a source of its own; userspace's lines have none.
-        .select("vm", "gsi", "seq", "ts_ns", pit=pl.col("irq_source_id") != 0)
-        .filter((ts.diff().over(line) > SAME_NS).fill_null(value=True))
-        .group_by(line)
-        .agg(
-            ends=pl.concat_list(pl.col("seq").first(), pl.col("seq").last()),
-            count=pl.len(),
-            slices=(ts // width).value_counts(),
-            between=ts.diff().drop_nulls(),
-        )
-        .collect()
-    )
-    found: dict[tuple[int, int, bool], Ticks] = {}
-    for vm, gsi, pit, seqs, count, slices, between in rows.iter_rows():
-        busy = sum(entry["count"] >= TICKS_PER_SECOND * width / 1e9 for entry in slices)
-        gaps = pl.Series(between, dtype=pl.Int64)
-        middle = int(gaps.quantile(0.5) or 0)
-        near = int(((gaps - middle).abs() * 5 <= middle).sum())
-        ends = tuple(sorted({seqs[0], seqs[-1]}))
-        steady = facts.in_ns and busy >= STEADY
-        found[vm, gsi, pit] = Ticks(
-            count, steady, middle, bool(len(gaps)) and near >= REGULAR * len(gaps), ends
-        )
-    return found
-
-
-def _hpet_lines(facts: Facts) -> dict[int, frozenset[int]]:
-    """VM → GSIs that its HPET's enabled timers raise, by the last values written to its registers.
-
-    Where a recording begins after the guest has set them: the lines of legacy replacement, of timers that are still
-    set to a time. KVM's PIT is known from its own source, so that GSI 0 is the HPET's if userspace raises it.
-    """
-    if not facts.has("kvm_mmio"):
-        return {}
-    offset = pl.col("gpa").cast(pl.Int64) - HPET
-    timers = [HPET_TIMERS + HPET_TIMER * timer for timer in range(HPET_MOST)]
-    times_ = [place + HPET_COMPARATOR for place in timers]
-    rows = (
-        facts.store.scan("kvm_mmio")
-        .filter(
-            pl.col("vm").is_not_null(), pl.col("type") == 2, offset.is_in([HPET_CONFIG, *timers, *times_])
-        )
-        .group_by("vm", offset=offset)
-        # A timer is on as long as something set it on: guests switch it off and on again.
-        .agg(value=pl.col("val").last(), ever=(pl.col("val") & 4 != 0).any())
-        .collect()
-    )
-    values: dict[int, dict[int, tuple[int, bool]]] = {}
-    for vm, place, value, ever in rows.iter_rows():
-        values.setdefault(vm, {})[place] = (value, ever)
-    found: dict[int, frozenset[int]] = {}
-    for vm, own in values.items():
-        if HPET_CONFIG not in own:
-            found[vm] = frozenset(gsi for gsi, place in zip(LEGACY, times_, strict=False) if place in own)
-            continue
-        config, _ = own[HPET_CONFIG]
-        lines = set()
-        for number, place in enumerate(timers):
-            value, ever = own.get(place, (0, False))
-            if ever:
-                legacy = config & 2 and number < len(LEGACY)
-                lines.add(LEGACY[number] if legacy else value >> 9 & 0x1F)
-        found[vm] = frozenset(lines) if config & 1 else frozenset()
-    return found
-
-
 def ticks_of(facts: Facts, vm: int, device: Device) -> Ticks | None:
     """The interrupts of a device; None where it raises none."""
-    lines = facts.once("timer lines", lambda: _lines(facts))
-    hpet = facts.once("HPET lines", lambda: _hpet_lines(facts)).get(vm, frozenset())
+    lines = facts.once("timer lines", lambda: interrupt_lines.lines(facts))
+    hpet = facts.once("HPET lines", lambda: interrupt_lines.hpet_lines(facts)).get(vm, frozenset())
     if device is PIT:
         return lines.get((vm, 0, True))
     if device is RTC:
@@ -195,22 +98,23 @@ def _expirations(facts: Facts) -> dict[int, tuple[dict[bool, int], bool, tuple[i
     table = facts.tables.get("kvm_hv_stimer_expiration")
     if table is None:
         return {}
-    width, direct = slice_ns(facts), pl.col("direct") != 0
-    rows = (
+    width = slice_ns(facts)
+    sliced = (
         table.filter(pl.col("vm").is_not_null())
-        .group_by("vm")
-        .agg(
-            direct=direct.sum(),
-            messages=(~direct).sum(),
-            slices=(pl.col("ts_ns") // width).filter(~direct).value_counts(),
-            first=pl.col("seq").filter(~direct).first(),
-            last=pl.col("seq").filter(~direct).last(),
-        )
+        .group_by("vm", direct=pl.col("direct") != 0, slice=pl.col("ts_ns") // width)
+        .agg(count=pl.len(), first=pl.col("seq").min(), last=pl.col("seq").max())
         .collect()
     )
+    messages = ~pl.col("direct")
+    rows = sliced.group_by("vm").agg(
+        direct=pl.col("count").filter(pl.col("direct")).sum(),
+        messages=pl.col("count").filter(messages).sum(),
+        busy=(messages & (pl.col("count") >= EXPIRATIONS_PER_SECOND * width / 1e9)).sum(),
+        first=pl.col("first").filter(messages).min(),
+        last=pl.col("last").filter(messages).max(),
+    )
     found = {}
-    for vm, by_interrupt, by_message, slices, first, last in rows.iter_rows():
-        busy = sum(entry["count"] >= EXPIRATIONS_PER_SECOND * width / 1e9 for entry in slices)
+    for vm, by_interrupt, by_message, busy, first, last in rows.iter_rows():
         ends = tuple(sorted({seq for seq in (first, last) if seq is not None}))
         found[vm] = ({True: by_interrupt, False: by_message}, facts.in_ns and busy >= STEADY, ends)
     return found
@@ -232,21 +136,8 @@ def _unseen(facts: Facts) -> str | None:
     """Why a VM's interrupt lines may not all be among what is looked at; None: they are."""
     if facts.scope.vcpu is not None:
         return "an interrupt line is of the VM, not of a vCPU: ask without --vcpu"
-    strays = facts.once("stray lines", lambda: _strays(facts))
+    strays = facts.once("stray lines", lambda: interrupt_lines.strays(facts))
     return f"{times(strays, 'interrupt')} of timers' lines are of no known VM" if strays else None
-
-
-def _strays(facts: Facts) -> int:
-    """Interrupts of timers' lines that are of no known VM, if they are so many that some VM's may be a tick."""
-    if not facts.has("kvm_set_irq"):
-        return 0
-    own = pl.col("vm").is_null() & (pl.col("level") == 1) & pl.col("gsi").is_in(LEGACY)
-    width = slice_ns(facts)
-    # With --vm the tables of the facts have no rows of other VMs, nor of none.
-    rows = facts.store.scan("kvm_set_irq").filter(own, *facts.scope.span())
-    slices = rows.group_by(slice=pl.col("ts_ns") // width).len().collect()["len"]
-    busy = int((slices >= TICKS_PER_SECOND * width / 1e9).sum())
-    return int(slices.sum()) if busy >= STEADY else 0
 
 
 def _ticking(device: Device, facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
