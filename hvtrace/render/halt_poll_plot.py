@@ -52,7 +52,10 @@ def draw(answer: Mapping[str, Any], source: str, path: Path) -> None:
         _scatter(settings, "mean", "latency_mean_us"), _scatter(settings, "99th percentile", "latency_p99_us")
     )
     title = alt.TitleParams(
-        f"Halt polling: {Path(source).name}", subtitle=_subtitle(answer), anchor="start", offset=14
+        f"Halt polling: {_short(source)}",
+        subtitle=_subtitle(answer),
+        anchor="start",
+        offset=14,
     )
     whole = alt.vconcat(costs, *below).resolve_scale(color="independent")
     chart = whole.properties(title=title).configure_view(stroke="#dddddd")
@@ -64,6 +67,12 @@ def draw(answer: Mapping[str, Any], source: str, path: Path) -> None:
         chart.save(str(path), format="png", scale_factor=2)
     else:
         chart.save(str(path), format="svg")
+
+
+def _short(source: str) -> str:
+    """A recording by its name; one that is called as all are by its folder as well."""
+    path = Path(source)
+    return "/".join(path.parts[-2:]) if path.stem in ("trace", "perf") else path.name
 
 
 def _subtitle(answer: Mapping[str, Any]) -> list[str]:
@@ -98,7 +107,8 @@ def _settings(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "failures": row["failures"],
             }
         )
-    return rows
+    # What stands out is drawn over the others.
+    return sorted(rows, key=lambda row: row["kind"] != "what if")
 
 
 def _label(name: str) -> str:
@@ -113,7 +123,7 @@ def _scatter(rows: list[dict[str, Any]], what: str, field: str) -> Any:
     across = "cpu_percent:Q" if all(row["cpu_percent"] is not None for row in rows) else "burnt_us:Q"
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X(across, title="polling, % of one CPU" if across.startswith("cpu") else "polling, µs"),
-        y=alt.Y(f"{field}:Q", title=f"wake-up latency, {what}, µs", scale=alt.Scale(zero=False, nice=True)),
+        y=alt.Y(f"{field}:Q", title=f"wake-up latency, {what}, µs", scale=alt.Scale(zero=False, padding=16)),
         color=alt.Color(
             "kind:N",
             scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
@@ -128,11 +138,11 @@ def _scatter(rows: list[dict[str, Any]], what: str, field: str) -> Any:
         ],
     )  # fmt: skip
     points = base.mark_point(filled=True, size=70, opacity=0.8)
-    # The recording's own stands on the other side of its point: one of the others often has the same place.
+    # The recording's own stands below its point: one of the others often has the same place.
     plain = base.mark_text(align="left", dx=7, dy=-7, fontSize=9).encode(text="label:N")
-    names = [plain.transform_filter("datum.kind != 'own'")] if len(rows) <= NAMED else []
-    own = base.mark_text(align="right", dx=-7, dy=-7, fontSize=9).encode(text="label:N")
-    names.append(own.transform_filter("datum.kind == 'own'"))
+    names = [plain.transform_filter("datum.setting != 'own'")] if len(rows) <= NAMED else []
+    own = base.mark_text(align="left", dx=7, dy=11, fontSize=9).encode(text="label:N")
+    names.append(own.transform_filter("datum.setting == 'own'"))
     return alt.layer(points, *names).properties(width=_WIDTH, height=_HEIGHT)
 
 
