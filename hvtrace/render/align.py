@@ -33,8 +33,9 @@ def as_text(answer: dict[str, Any], sources: Sequence[str], top: int | None) -> 
         return "\n".join([*head, "", *_limits(answer), "There are no events to align."])
     cut = sum(row["verdict"] == "unknown" for row in rows)
     told = f"{len(rows) - len(other):,} of {plural(len(rows), 'sequence')} the same ({plural(same, 'event')})"
-    told += f", {cut:,} of them as far as they can be compared" if cut else ""
-    sections = [head, [*_limits(answer), styled(told, "bold" if other else "green")]]
+    told += f", {cut:,} of them up to a loss" if cut else ""
+    style = "bold" if other else "green"
+    sections = [head, [*_limits(answer), *(styled(line, style) for line in wrapped(f"{told}."))]]
     sections += [list(_difference(row)) for row in other[:top]]
     sections.append(more(len(other) - len(other[:top])))
     return "\n\n".join("\n".join(lines) for lines in sections if lines)

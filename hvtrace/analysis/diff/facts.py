@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
@@ -59,7 +61,7 @@ def _known(side: Side, view: dict[str, Any]) -> dict[str, Any]:
         "clock unit": view["clock"].get("unit", "ns"),
         "VM seconds": round(side.seconds, 3) if side.in_ns else None,
         "VMs": len(side.lives),
-        "vCPUs": ", ".join(str(len(vm["vcpus"])) for vm in view["vms"] if vm["vm"] in side.lives),
+        "vCPUs": _counted(len(vm["vcpus"]) for vm in view["vms"] if vm["vm"] in side.lives),
         "spans with losses": len(view["lost"]),
     }
     facts |= {name: str(host[name]) for name in _HOST if name in host}
@@ -72,6 +74,11 @@ def _known(side: Side, view: dict[str, Any]) -> dict[str, Any]:
             facts |= {f"{module}.{name}": str(value) for name, value in parameters.items()}
     facts |= {"-cpu": "; ".join(dict.fromkeys(cpu_options(host))) or None}
     return facts
+
+
+def _counted(numbers: Iterable[int]) -> str:
+    """Numbers, in order of size: "1, 2", or "63 × 1, 2"."""
+    return ", ".join(f"{n} × {one}" if n > 1 else str(one) for one, n in sorted(Counter(numbers).items()))
 
 
 def _enlightenments(sides: tuple[Side, Side], views: list[dict[str, Any]]) -> list[dict[str, Any]]:
