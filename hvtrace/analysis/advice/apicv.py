@@ -112,8 +112,7 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     share = time_ns / facts.vcpu_ns(vm)
     if share < SHARE or count * 1e9 < RATE * facts.life_ns(vm):
         return
-    own = facts.handled.filter(pl.col("vm") == vm)["reason"]
-    amd = len(own) > 0 and own[0] >> 32 == ISA_SVM
+    amd = facts.exits.filter(pl.col("vm") == vm)["reason"][0] >> 32 == ISA_SVM
     parameters = facts.store.manifest.host.get("module_parameters", {})
     value = (
         parameters.get("kvm_amd", {}).get("avic")

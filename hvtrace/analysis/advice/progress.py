@@ -86,8 +86,13 @@ def _runs(facts: Facts) -> dict[int, dict[int, list[Run]]]:
 
 def _found(facts: Facts) -> dict[int, dict[int, list[Run]]]:
     runs: dict[int, dict[int, list[Run]]] = {}
-    for start, length in _alike(facts):
-        row = _with_rips(facts, facts.handled[start : start + length])
+    alike = list(_alike(facts))
+    if not alike:
+        return runs
+    rips = _rips(facts, pl.concat([facts.handled[at : at + length] for at, length in alike]))
+    start = 0
+    for _, length in alike:
+        row, start = rips[start : start + length], start + length
         kind = basic(row["reason"][0])
         for first, last in _standing(facts, row):
             own = row[first:last]
@@ -103,10 +108,13 @@ def _alike(facts: Facts) -> Iterator[tuple[int, int]]:
     exits = facts.handled
     if exits.is_empty():
         return
-    same = pl.lit(value=True)
+    new = np.ones(len(exits), dtype=bool)
+    new[1:] = False
     for name in ("tid", "vm", "vcpu", "reason", "about"):
-        same = same & pl.col(name).eq_missing(pl.col(name).shift(1))
-    starts = np.flatnonzero(exits.select(new=~same)["new"].to_numpy())
+        # No subject has the number 0.
+        values = exits[name].fill_null(0).to_numpy()
+        new[1:] |= values[1:] != values[:-1]
+    starts = np.flatnonzero(new)
     lengths = np.diff(np.append(starts, len(exits)))
     reasons = exits["reason"].gather(starts).to_list()
     for start, length, reason in zip(starts.tolist(), lengths.tolist(), reasons, strict=True):
@@ -114,19 +122,18 @@ def _alike(facts: Facts) -> Iterator[tuple[int, int]]:
             yield start, length
 
 
-def _with_rips(facts: Facts, row: pl.DataFrame) -> pl.DataFrame:
+def _rips(facts: Facts, rows: pl.DataFrame) -> pl.DataFrame:
     """The same with guest_rip; a string instruction, which stays where it is until it is through, has its seq there."""
-    isa, number = basic(row["reason"][0])
     string = pl.lit(value=False)
-    if (isa, number) in _PORTS:
-        string = (pl.col("info1") & _STRING[isa]).fill_null(0) != 0
+    for isa, number in sorted(_PORTS):
+        here = (pl.col("isa") == isa) & (pl.col("exit_reason") == number)
+        string = string | (here & ((pl.col("info1") & _STRING[isa]) != 0))
     rips = (
         facts.store.scan("kvm_exit")
-        .filter(pl.col("seq").is_between(row["seq"][0], row["seq"][-1]))
-        .select("seq", guest_rip=pl.when(string).then("seq").otherwise("guest_rip"))
-        .collect()
+        .select("seq", guest_rip=pl.when(string.fill_null(value=False)).then("seq").otherwise("guest_rip"))
+        .join(rows.lazy().select("seq"), on="seq", how="semi")
     )
-    return row.join(rips, on="seq", how="left", maintain_order="left")
+    return rows.lazy().join(rips, on="seq", how="left", maintain_order="left").collect()
 
 
 def _standing(facts: Facts, row: pl.DataFrame) -> Iterator[tuple[int, int]]:

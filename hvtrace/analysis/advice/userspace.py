@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from hvtrace.abi.exit_reasons import USERSPACE
-from hvtrace.analysis.advice.facts import KIND_BITS, KINDS, Facts
+from hvtrace.analysis.advice.facts import KIND_BITS, KINDS, Facts, about_of
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
 from hvtrace.analysis.advice.wording import duration, each_second, exit_label, percent, times
 
@@ -168,17 +168,26 @@ def _about(about: int | None) -> tuple[str | None, int | None]:
 
 def _emulated(facts: Facts) -> pl.DataFrame:
     """Accesses of such chips that userspace answered, by vm and name: count, time_ns, first_seq, last_seq."""
-    kind, number = pl.col("about") // (1 << KIND_BITS), pl.col("about") % (1 << KIND_BITS) // 2
-    name = pl.lit(None, pl.String)
-    for own, place, numbers in _CHIPS:
-        here = (kind == [None, *KINDS].index(place)) & number.is_between(numbers.start, numbers.stop - 1)
-        name = pl.when(here).then(pl.lit(own)).otherwise(name)
-    exits = facts.handled.filter(pl.col("userspace_ns") > 0, ~pl.col("nested")).with_columns(chip=name)
+    number, chip = pl.col("key") // 2, pl.lit(None, pl.String)
+    for name, kind, numbers in _CHIPS:
+        here = (pl.col("kind") == kind) & number.is_between(numbers.start, numbers.stop - 1)
+        chip = pl.when(here).then(pl.lit(name)).otherwise(chip)
+    # Few things are such accesses, and most machines have none.
+    things = (
+        facts.exits.filter(pl.col("userspace_ns") > 0, ~pl.col("nested"))
+        .select("kind", "key", chip=chip)
+        .drop_nulls()
+        .unique()
+    )
+    names = {about_of(kind, key): name for kind, key, name in things.iter_rows()}
+    exits = facts.handled.lazy().filter(
+        pl.col("about").is_in(list(names)), pl.col("userspace_ns") > 0, ~pl.col("nested")
+    )
     # KVM has the APIC in the kernel where userspace is only told of its TPR (KVM_EXIT_TPR_ACCESS).
     return (
-        _worked(facts, exits.filter(pl.col("chip").is_not_null()))
+        _worked(facts, exits.collect())
         .filter(pl.col("work").is_in([_IO, _MMIO]))
-        .group_by("vm", "chip")
+        .group_by("vm", chip=pl.col("about").replace_strict(names, return_dtype=pl.String))
         .agg(
             count=pl.len().cast(pl.Int64),
             time_ns=pl.col("ns").sum(),
