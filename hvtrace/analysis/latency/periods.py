@@ -27,16 +27,12 @@ def periods(events: Events, scope: Scope) -> pl.DataFrame:
     """
     if not events.has("kvm_hv_stimer_start_periodic"):
         return pl.DataFrame(schema=_SCHEMA)
-    rows = _steps(events)
-    dropped = raised(events).filter("dropped").select("seq", dropped=pl.lit(value=True))
-    rows = rows.join(dropped, on="seq", how="left", maintain_order="left")
+    dropped = raised(events).filter("dropped")["seq"].implode()
     expired = pl.col("kind") == Kind.EXPIRATION
-    kept = rows.with_columns(**place()).filter(
-        "armed",
-        pl.col("vcpu").is_not_null(),
-        pl.col("kind").is_in([Kind.PERIODIC, Kind.EXPIRATION]),
-        *scope.owners(),
-        *scope.span(),
+    kept = (
+        _steps(events)
+        .with_columns(**place(), dropped=expired & pl.col("seq").is_in(dropped))
+        .filter(pl.col("vcpu").is_not_null(), *scope.owners(), *scope.span())
     )
     told = events.has("kvm_hv_synic_set_irq")
     return (
@@ -55,31 +51,34 @@ def periods(events: Events, scope: Scope) -> pl.DataFrame:
 
 
 def _steps(events: Events) -> pl.DataFrame:
-    """Events of timers with `period`; at a start, `passed` and `drift` since the start before it.
+    """Starts and expirations of periodic timers, with `period`; at a start, `passed` and `drift` since the one before.
 
-    `armed`: a start as periodic timer came before, and nothing that set or stopped the timer since.
+    A timer's life goes from whatever sets or stops it to the next such event; lives have numbers.
     """
-    stop = pl.col("kind").is_in(_STOPS)
-    expires = pl.when(pl.col("kind") == Kind.PERIODIC).then(pl.col("expires")).cast(pl.Int64, strict=False)
+    kind, machine = pl.col("kind"), pl.col("machine")
+    count = pl.when(kind == Kind.COUNT).then(pl.col("value")).cast(pl.Int64, strict=False)
+    another = (machine != machine.shift(1)).fill_null(value=True)
     rows = timer_events(events).with_columns(
-        count=pl.col("count").cast(pl.Int64, strict=False).forward_fill().over("machine"),
-        life=stop.cum_sum().over("machine"),
-        expires=expires,
+        count=count.forward_fill().over("machine"),
+        life=(kind.is_in(_STOPS) | another).cum_sum(),
     )
-    life = ("machine", "life")
-    last = pl.col("expires").forward_fill()
-    rows = rows.with_columns(
-        step=pl.col("expires") - last.shift(1).over(life), armed=last.over(life).is_not_null()
+    start = kind == Kind.PERIODIC
+    armed = pl.when(start).then(pl.col("life")).forward_fill()
+    # Expirations before the first start are another sort's.
+    rows = rows.with_columns(armed=armed).filter(
+        (pl.col("armed") == pl.col("life")) & kind.is_in([Kind.PERIODIC, Kind.EXPIRATION])
     )
+    expires = pl.when(start).then(pl.col("value")).cast(pl.Int64, strict=False)
+    same = pl.col("life") == pl.col("life").shift(1)
+    rows = rows.with_columns(step=pl.when(same).then(expires - expires.forward_fill().shift(1)))
     # Where the count was set before the recording: the shortest step.
     shortest = pl.when(pl.col("step") > 0).then(pl.col("step")).min().over("machine")
     known = pl.when(pl.col("count") > 0).then(pl.col("count")).otherwise(shortest)
     rows = rows.with_columns(period=known.clip(upper_bound=_LONGEST))
-    passed = (pl.col("step") + pl.col("period") // 2) // pl.col("period")
-    rows = rows.with_columns(passed=passed)
-    return rows.with_columns(
-        drift=(pl.col("step") - pl.col("passed") * pl.col("period")).fill_null(0).cum_sum().over(life)
-    )
+    rows = rows.with_columns(passed=(pl.col("step") + pl.col("period") // 2) // pl.col("period"))
+    off = (pl.col("step") - pl.col("passed") * pl.col("period")).fill_null(0).cum_sum()
+    first = pl.when(~same.fill_null(value=False)).then(off).forward_fill()
+    return rows.with_columns(drift=off - first)
 
 
 #: Periods up to which ns fit.

@@ -32,22 +32,30 @@ _MOST_TICKS = 1 << 56
 _INDEX = pl.col("timer_index")
 _MODES = {Kind.ONE_SHOT: "one-shot", Kind.PERIODIC: "periodic"}
 
+
+def _start(name: str, kind: int, expires: str) -> Source:
+    return Source(
+        f"kvm_hv_stimer_start_{name}",
+        kind,
+        _INDEX,
+        {"value": pl.col(expires), "due": _due(pl.col("time_now"), pl.col(expires))},
+    )
+
+
+def _due(now: pl.Expr, expires: pl.Expr) -> pl.Expr:
+    """Time from a start to the expiry asked for, in ns; null where it is hundreds of years."""
+    early = expires < now
+    ticks = pl.when(early).then(now - expires).otherwise(expires - now)
+    ns = pl.when(ticks < _MOST_TICKS).then(ticks).cast(pl.Int64) * TICK_NS
+    return pl.when(early).then(-ns).otherwise(ns)
+
+
 _SOURCES = (
-    Source("kvm_hv_stimer_set_config", Kind.CONFIG, _INDEX, {"config": pl.col("config")}),
-    Source("kvm_hv_stimer_set_count", Kind.COUNT, _INDEX, {"count": pl.col("count")}),
+    Source("kvm_hv_stimer_set_config", Kind.CONFIG, _INDEX, {"value": pl.col("config")}),
+    Source("kvm_hv_stimer_set_count", Kind.COUNT, _INDEX, {"value": pl.col("count")}),
     Source("kvm_hv_stimer_cleanup", Kind.CLEANUP, _INDEX, {}),
-    *(
-        Source(
-            f"kvm_hv_stimer_start_{name}",
-            kind,
-            _INDEX,
-            {"now": pl.col("time_now"), "expires": pl.col(expires)},
-        )
-        for name, kind, expires in (
-            ("one_shot", Kind.ONE_SHOT, "count"),
-            ("periodic", Kind.PERIODIC, "exp_time"),
-        )
-    ),
+    _start("one_shot", Kind.ONE_SHOT, "count"),
+    _start("periodic", Kind.PERIODIC, "exp_time"),
     Source("kvm_hv_stimer_callback", Kind.CALLBACK, _INDEX, {}),
     Source(
         "kvm_hv_stimer_expiration",
@@ -56,11 +64,10 @@ _SOURCES = (
         {"direct": pl.col("direct") != 0, "result": pl.col("msg_send_result")},
     ),
 )
+#: `value`: the configuration or count written, the expiry of a start; `due`: in how many ns that is.
 _COLUMNS: dict[str, pl.DataType] = {
-    "config": pl.UInt64(),
-    "count": pl.UInt64(),
-    "now": pl.UInt64(),
-    "expires": pl.UInt64(),
+    "value": pl.UInt64(),
+    "due": pl.Int64(),
     "direct": pl.Boolean(),
     "result": pl.Int32(),
 }
@@ -76,10 +83,11 @@ def timer_events(events: Events) -> pl.DataFrame:
 
 def _timer_events(events: Events) -> pl.DataFrame:
     mode = pl.col("kind").replace_strict(_MODES, default=None, return_dtype=pl.Enum(_MODES.values()))
+    config = pl.when(pl.col("kind") == Kind.CONFIG).then(pl.col("value"))
     return events.machines(_SOURCES, _COLUMNS).with_columns(
         timer=pl.col("index").cast(pl.UInt8),
         mode=mode.forward_fill().over("machine"),
-        config=pl.col("config").forward_fill().over("machine"),
+        config=config.forward_fill().over("machine"),
     )
 
 
@@ -93,23 +101,19 @@ def configured_sint() -> pl.Expr:
     return (pl.col("config") // (1 << 16) % (1 << 4)).cast(pl.Int64)
 
 
-def _due() -> pl.Expr:
-    """Time from a start to the expiry asked for, in ns; null where it is hundreds of years."""
-    now, expires = pl.col("now"), pl.col("expires")
-    early = expires < now
-    ticks = pl.when(early).then(now - expires).otherwise(expires - now)
-    ns = pl.when(ticks < _MOST_TICKS).then(ticks).cast(pl.Int64) * TICK_NS
-    return pl.when(early).then(-ns).otherwise(ns)
-
-
 def _late(events: Events) -> pl.DataFrame:
-    """Callbacks: from when they were due. A callback of a timer that was stopped meanwhile was never due."""
-    rows = timer_events(events).with_columns(due=_due())
+    """Callbacks: from when they were due. A callback of a timer that was stopped meanwhile was never due.
+
+    `callback` and `expiration`: the seq of the callback, and of what it led to, null where there is none.
+    """
+    rows = timer_events(events)
     started = before("kind").is_in(list(_MODES)) & before("due").is_not_null()
     rows = rows.with_columns(
         since_ns=pl.when(started).then(before("ts_ns")),
         start_seq=pl.when(started).then(before("seq")),
         due_ns=before("ts_ns") + before("due"),
+        callback="seq",
+        expiration=pl.when(after("kind") == Kind.EXPIRATION).then(after("seq")),
     ).filter(pl.col("kind") == Kind.CALLBACK)
     known = pl.col("start_seq").is_not_null()
     return rows.with_columns(
@@ -151,13 +155,11 @@ def raised(events: Events) -> pl.DataFrame:
 
 
 def _raised(events: Events) -> pl.DataFrame:
-    rows = timer_events(events)
-    expired = pl.when(pl.col("kind") == Kind.EXPIRATION).then(pl.col("seq"))
-    rows = rows.with_columns(
-        since=pl.max_horizontal(
-            before("seq"), expired.forward_fill().shift(1).over("owner", order_by="seq")
-        ).fill_null(-1),
-    ).filter((pl.col("kind") == Kind.EXPIRATION) & (pl.col("result") == 0))
+    rows = timer_events(events).with_columns(before_seq=before("seq"))
+    rows = rows.filter(pl.col("kind") == Kind.EXPIRATION).sort("seq")
+    # Since the timer's event before, and since the vCPU's expiration before.
+    since = pl.max_horizontal("before_seq", pl.col("seq").shift(1).over("owner")).fill_null(-1)
+    rows = rows.with_columns(since=since).filter(pl.col("result") == 0)
     raised = (
         events.rows(
             "kvm_hv_synic_set_irq",
@@ -169,9 +171,7 @@ def _raised(events: Events) -> pl.DataFrame:
         .collect()
     )
     # Traced right before the expiration. A tick that was dropped, because the slot was busy, raised nothing.
-    rows = rows.sort("seq").join_asof(
-        raised, on="seq", by="owner", strategy="backward", check_sortedness=False
-    )
+    rows = rows.join_asof(raised, on="seq", by="owner", strategy="backward", check_sortedness=False)
     own = (pl.col("sint_seq") > pl.col("since")) & (configured_sint() == pl.col("sint")).fill_null(value=True)
     told = events.has("kvm_hv_synic_set_irq")
     return rows.with_columns(
@@ -192,10 +192,9 @@ def _found_injected(events: Events) -> pl.DataFrame:
 
 def _whole(events: Events) -> pl.DataFrame:
     """Callbacks of timers that were due: through their expiration, until the interrupt is injected."""
-    due = _late(events).filter(pl.col("end_seq").is_not_null()).drop("end_ns").rename({"end_seq": "callback"})
-    expired = _processed(events).select(callback="seq", expiration="end_seq")
+    due = _late(events).filter(pl.col("end_seq").is_not_null()).drop("end_seq", "end_ns")
     injected = _injected(events).select("end_seq", "end_ns", expiration="seq")
-    return due.join(expired, on="callback", how="left").join(injected, on="expiration", how="left")
+    return due.join(injected, on="expiration", how="left")
 
 
 def _label(row: Mapping[str, Any]) -> str:
