@@ -18,7 +18,7 @@ from hvtrace.replay.model.kvm_call import Uncalled
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import Unsent
 from hvtrace.replay.obligation import Due
-from hvtrace.replay.part import Handler, Part, Stranger
+from hvtrace.replay.part import Handler, Part, Resident, Stranger
 from hvtrace.replay.parts.apic import ApicEvents
 from hvtrace.replay.parts.clock import ClockEvents
 from hvtrace.replay.parts.cpuid import CpuidEvents
@@ -33,9 +33,10 @@ from hvtrace.replay.parts.pvclock import PvClockEvents
 from hvtrace.replay.parts.stimer import StimerEvents
 from hvtrace.replay.parts.synic import SynicEvents
 from hvtrace.replay.parts.userspace import UserspaceEvents
+from hvtrace.replay.parts.vmbus import VmbusEvents
 from hvtrace.replay.parts.writes import WriteEvents
 from hvtrace.replay.rule import Moment
-from hvtrace.replay.tape import FOLDED, NO_PLACE, OTHER_MSR, RESET_VECTOR
+from hvtrace.replay.tape import FOLDED, HOME, NO_PLACE, OTHER_MSR, RESET_VECTOR
 from hvtrace.replay.verdict import Reason
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ PARTS: tuple[type[Part], ...] = (
     ParavirtEvents,
     PvClockEvents,
     KvmHypercallEvents,
+    VmbusEvents,
 )
 
 RETURN = "kvm_userspace_exit"
@@ -103,11 +105,14 @@ class Engine:
         self.parts = [part(bench, self.vms) for part in PARTS]
         self.handlers: dict[str, tuple[Handler, ...]] = {}
         self.strangers: dict[str, tuple[Stranger, ...]] = {}
+        self.residents: dict[str, tuple[Resident, ...]] = {}
         for part in self.parts:
             for name, handler in part.handlers().items():
                 self.handlers[name] = (*self.handlers.get(name, ()), handler)
             for name, stranger in part.strangers().items():
                 self.strangers[name] = (*self.strangers.get(name, ()), stranger)
+            for name, resident in part.residents().items():
+                self.residents[name] = (*self.residents.get(name, ()), resident)
             if isinstance(part, MsrEvents):
                 part.tell(self.parts)
 
@@ -166,14 +171,16 @@ class Engine:
     # Places and losses
 
     def _vcpu(self, place: int) -> Vcpu:
-        number = place >> 16
+        vcpu = self.vcpus[place] = self._vm(place >> 16).vcpu(place & 0xFFFF)
+        return vcpu
+
+    def _vm(self, number: int) -> Vm:
         vm = self.vms.get(number)
         if vm is None:
             vm = self.vms[number] = Vm(number, self.bench, Exposure(self.bench.offer))
             if self.losing:
                 vm.why = Reason.EVENTS_LOST
-        vcpu = self.vcpus[place] = vm.vcpu(place & 0xFFFF)
-        return vcpu
+        return vm
 
     def _cross(self, stamp: int) -> None:
         """A loss begins or ends: what is known ends with it."""
@@ -193,6 +200,11 @@ class Engine:
     def _elsewhere(self, event: Event) -> None:
         """An event of no vCPU, or of a vCPU of an unknown VM."""
         name, place = event[2], event[3]
+        if place <= HOME:
+            vm, cell = self._vm(HOME - place), [False]
+            for resident in self.residents.get(name, ()):
+                resident(event, vm, cell)
+            return
         strangers = self.strangers.get(name)
         if place == NO_PLACE:
             for stranger in strangers or ():

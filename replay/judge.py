@@ -214,7 +214,7 @@ class Judge:
             event[0],
             event[1],
             vcpu.vm.number,
-            vcpu.number,
+            vcpu.number if vcpu.number >= 0 else None,
             event[2],
             verdict.expected,
             verdict.observed,

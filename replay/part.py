@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from hvtrace.replay.model.machine import Bench, Vcpu, Vm
     from hvtrace.replay.tape import Event
 
-__all__ = ["Handler", "Part", "Stranger", "ignore"]
+__all__ = ["Handler", "Part", "Resident", "Stranger", "ignore"]
 
 #: Takes an event, the vCPU it belongs to, and the event's judged-mark.
 Handler = Callable[["Event", "Vcpu", list[bool]], None]
 
 #: Takes an event whose VM is not known, and a vCPU it may belong to (None: its vCPU is not known either).
 Stranger = Callable[["Event", "Vcpu | None"], None]
+
+#: Takes an event of a VM that is no vCPU's, the VM, and the event's judged-mark.
+Resident = Callable[["Event", "Vm", list[bool]], None]
 
 
 def ignore(event: Event, vcpu: Vcpu | None) -> None:
@@ -43,6 +46,10 @@ class Part:
 
     def strangers(self) -> dict[str, Stranger]:
         """Events whose VM is not known; where none is given, each vCPU that may be meant is forgotten."""
+        return {}
+
+    def residents(self) -> dict[str, Resident]:
+        """Events of a VM that are no vCPU's, with the method for each."""
         return {}
 
     def accessing(self, access: Access) -> None:

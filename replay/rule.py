@@ -116,6 +116,8 @@ class Moment(Enum):
     #: A page is fetched while the vCPU goes on (`model.paravirt.AsyncFault`), and is there (`model.paravirt.Request`).
     ASYNC_FAULT = "async page fault"
     PAGE_READY = "page ready"
+    #: An event of VMBus, as QEMU traces it (`model.vmbus_finding.Finding`).
+    VMBUS = "vmbus"
     #: KVM_RUN returns with KVM_EXIT_HYPERV (`model.machine.Exit`).
     EXIT = "userspace exit"
     #: Something that had to follow did, or the bound is passed (`obligation.Obligation`).

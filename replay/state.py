@@ -33,6 +33,7 @@ SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "HV8": (("apic",), ("apics",)),
     "HV9": ((), ("debugger",)),
     "KP": (("paravirt",), ("paravirt",)),
+    "VB": ((), ("vmbus",)),
 }
 
 #: Numbers from here on, and those of MSRs, are read more easily in hexadecimal.
@@ -87,7 +88,8 @@ def state_for(code: str, vcpu: Vcpu) -> dict[str, str]:
     for prefix, (own, common) in SHOWN.items():
         if code.startswith(prefix):
             state |= {name.replace("_", " "): in_words(_described(getattr(vcpu, name))) for name in own}
-            state |= {f"VM's {name}": in_words(_described(getattr(vcpu.vm, name))) for name in common}
+            there = {name: getattr(vcpu.vm, name) for name in common}
+            state |= {f"VM's {n}": in_words(_described(v)) for n, v in there.items() if v is not None}
     return state
 
 

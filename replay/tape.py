@@ -7,8 +7,8 @@ memory does not grow with the recording. An event is
     (seq, ts_ns, tracepoint, place, tid, *fields)
 
 where `place` is `vm << 16 | vcpu`, or `-2 - vcpu` where the VM is not known, or -1 where there is no vCPU,
-and
-`fields` are those of TAPE in their order (None where the recording has none).
+and `fields` are those of TAPE in their order (None where the recording has none). The `place` of an event of
+QEMU's is that of its VM (`home_of`), or -1.
 """
 
 from __future__ import annotations
@@ -27,17 +27,40 @@ from hvtrace.replay.fold import ENTRY, MSR, OTHER, Rows, fold, kind_of_exits, ki
 
 __all__ = [
     "FIELDS",
+    "HOME",
     "NO_PLACE",
     "OTHER_MSR",
+    "QEMU_TAPE",
     "TAPE",
     "Event",
     "Table",
     "events",
+    "home_of",
     "place_of",
     "text_of",
 ]
 
 Event = tuple[Any, ...]
+
+#: Trace events of QEMU's that the model consumes, with the fields it looks at.
+QEMU_TAPE: dict[str, tuple[str, ...]] = {
+    "vmbus_recv_message": ("type", "size"),
+    "vmbus_process_incoming_message": ("message_type",),
+    "vmbus_initiate_contact": ("major", "minor", "vcpu_field"),
+    "vmbus_gpadl_header": ("gpadl_id", "num_gfns"),
+    "vmbus_gpadl_body": ("gpadl_id",),
+    "vmbus_gpadl_teardown": ("gpadl_id",),
+    "vmbus_open_channel": ("chan_id", "gpadl_id"),
+    "vmbus_close_channel": ("chan_id",),
+    "vmbus_send_offer": ("chan_id",),
+    "vmbus_terminate_offers": (),
+    "vmbus_gpadl_created": ("gpadl_id",),
+    "vmbus_gpadl_torndown": ("gpadl_id",),
+    "vmbus_channel_open": ("chan_id", "status"),
+    "vmbus_post_msg": ("type", "size"),
+    "vmbus_msg_cb": ("status",),
+    "vmbus_channel_notify_guest": ("chan_id",),
+}
 
 #: The tracepoints the model consumes, with the fields it looks at.
 TAPE: dict[str, tuple[str, ...]] = {
@@ -95,6 +118,7 @@ TAPE: dict[str, tuple[str, ...]] = {
     "kvm_nested_vmenter": ("rip",),
     "kvm_nested_vmexit": ("exit_reason", "isa"),
     "kvm_nested_vmexit_inject": ("exit_code", "isa"),
+    **QEMU_TAPE,
 }
 
 #: Fields a kernel, a carrier or a layout may lack; without any other, a row cannot be used and is left out.
@@ -119,6 +143,9 @@ OPTIONAL = frozenset(
 #: Position of an event's first own field, and the `place` of an event that belongs to no vCPU.
 FIELDS = 5
 NO_PLACE = -1
+
+#: `place` of an event of VM 0 that is no vCPU's; below it are those of the other VMs. (A vCPU's number has 16 bits.)
+HOME = -2 - (1 << 16)
 
 #: Name under which an access to another than a synthetic MSR stands on the tape: only that there was one matters.
 OTHER_MSR = "kvm_msr of another register"
@@ -151,6 +178,11 @@ def place_of(vm: int | None, vcpu: int | None) -> int:
     if vcpu is None:
         return NO_PLACE
     return -2 - vcpu if vm is None else vm << 16 | vcpu
+
+
+def home_of(vm: int | None) -> int:
+    """`place` of an event that is a VM's and no vCPU's."""
+    return NO_PLACE if vm is None else HOME - vm
 
 
 def text_of(event: Event) -> str:
@@ -262,7 +294,8 @@ class _Reader:
         seq, stamp, tid = (_numbers(batch, name, -1) for name in ("seq", "ts_ns", "tid"))
         own = [_values(batch.column(batch.schema.get_field_index(field))) for field in TAPE[self.name]]
         kind = _kinds(self.name, batch, inner=self.inner)
-        return _Piece(self.name, [seq, stamp, _places(batch), tid, *own], kind)
+        place = _homes(batch) if self.name in QEMU_TAPE else _places(batch)
+        return _Piece(self.name, [seq, stamp, place, tid, *own], kind)
 
 
 def _folded(pieces: list[_Piece]) -> tuple[list[_Piece], list[Event]]:
@@ -318,6 +351,12 @@ def _places(batch: pa.RecordBatch) -> Rows:
     return np.where(vcpu < 0, NO_PLACE, np.where(vm < 0, -2 - vcpu, vm << 16 | vcpu))
 
 
+def _homes(batch: pa.RecordBatch) -> Rows:
+    """`place` of each row of an event of QEMU's."""
+    vm = _numbers(batch, "vm", -1)
+    return np.where(vm < 0, NO_PLACE, HOME - vm)
+
+
 def _events(name: str, columns: list[npt.NDArray[Any]]) -> list[Event]:
     """Rows as events of a name."""
     seq, stamp, *others = (column.tolist() for column in columns)
@@ -326,7 +365,9 @@ def _events(name: str, columns: list[npt.NDArray[Any]]) -> list[Event]:
 
 def _complete(name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Leave out rows that lack a field the model cannot do without."""
-    for field in ("seq", "ts_ns", "tid", *TAPE[name]):
+    # QEMU does not always say in which thread it traced.
+    common = ("seq", "ts_ns") if name in QEMU_TAPE else ("seq", "ts_ns", "tid")
+    for field in (*common, *TAPE[name]):
         column = batch.column(batch.schema.get_field_index(field))
         if field not in OPTIONAL and column.null_count:
             batch = batch.filter(column.is_valid())

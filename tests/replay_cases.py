@@ -3,7 +3,8 @@
 A line is a tracepoint's name and fields (`kvm_hv_stimer_callback timer_index=0`), with `vcpu=`, `vm=` (`?`: not known)
 and `tid=` where they are not 0, 0 and the vCPU's own thread; a field that is left out has its usual value. Three words
 stand for whole exits: `rdmsr INDEX VALUE`, `wrmsr INDEX VALUE` (with all that an unmodified KVM shows for it), and both
-with `#GP` at the end. `--- lost` stands for a loss, `--- wait N` for N µs in which nothing happens.
+with `#GP` at the end. `--- lost` stands for a loss, `--- qemu lost` for one of QEMU's, `--- wait N` for N µs in which
+nothing happens.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from hvtrace.replay.model.clock import Stamps
 from hvtrace.replay.model.exposure import parse_cpu
 from hvtrace.replay.model.halt_poll import Parameters
 from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.model.vmbus import Recorded
 from hvtrace.replay.profile import profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
-from hvtrace.replay.tape import FIELDS, OTHER_MSR, TAPE, Event, place_of
+from hvtrace.replay.tape import FIELDS, OTHER_MSR, QEMU_TAPE, TAPE, Event, home_of, place_of
 
 __all__ = ["CASES", "FOLDER", "Case", "Outcome", "cases", "replay", "tape"]
 
@@ -45,7 +47,21 @@ USUAL: dict[str, dict[str, Any]] = {
     "kvm_hv_synic_set_irq": {"ret": 1},
     "kvm_halt_poll_ns": {"grow": 1},
     "kvm_vcpu_wakeup": {"waited": 1, "valid": 1},
+    "vmbus_initiate_contact": {"major": 4},
+    "vmbus_gpadl_header": {"gpadl_id": 7, "num_gfns": 10},
+    "vmbus_gpadl_body": {"gpadl_id": 7},
+    "vmbus_gpadl_teardown": {"gpadl_id": 7},
+    "vmbus_gpadl_created": {"gpadl_id": 7},
+    "vmbus_gpadl_torndown": {"gpadl_id": 7},
+    "vmbus_open_channel": {"chan_id": 1, "gpadl_id": 7},
+    "vmbus_close_channel": {"chan_id": 1},
+    "vmbus_send_offer": {"chan_id": 1},
+    "vmbus_channel_open": {"chan_id": 1},
+    "vmbus_channel_notify_guest": {"chan_id": 1},
 }
+
+#: QEMU's main loop, which is the thread of all its events but one; that one's thread is given where it matters.
+MAIN_LOOP, NO_THREAD = 90, -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,7 @@ def cases() -> list[Case]:
 
 def replay(case: Case) -> Outcome:
     """Replay a case's tape."""
-    events, losses, lines = tape(case.tape)
+    events, losses, qemu_losses, lines = tape(case.tape)
     traced = frozenset({*TAPE, RESETS} - set(case.untraced))
     profile = profile_for(case.kernel) if case.profile is None else profile_named(case.profile, case.kernel)
     judge = Judge(
@@ -110,16 +126,19 @@ def replay(case: Case) -> Outcome:
     bench.tsc_khz = case.tsc_khz
     bench.stamps = Stamps.of(case.clock, "ns")
     bench.halt_poll = Parameters(*case.halt_poll)
+    if any(event[2] in QEMU_TAPE for event in events):
+        bench.vmbus = Recorded(0, list(qemu_losses))
     engine = Engine(bench, losses)
     engine.run(event for event in events if event[2] in traced or event[2] == OTHER_MSR)
     engine.finish()
     return Outcome(judge, lines)
 
 
-def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], dict[int, int]]:
-    """Events, losses and the line of each event of a text. The seq is the rank, the stamp a µs per event."""
+def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], list[tuple[int, int]], dict[int, int]]:
+    """Events, losses, QEMU's losses and the line of each event. The seq is the rank, the stamp a µs per event."""
     events: list[Event] = []
     losses: list[tuple[int, int]] = []
+    qemu_losses: list[tuple[int, int]] = []
     lines: dict[int, int] = {}
     number = waited = 0
     for line in text.strip().splitlines():
@@ -128,7 +147,9 @@ def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], dict[int, int]]
         if not words:
             continue
         if words[0] == "---":
-            if words[1] == "lost":
+            if words[1:] == ["qemu", "lost"]:
+                qemu_losses.append((1000 * len(events) + waited - 500, 1000 * len(events) + waited - 499))
+            elif words[1] == "lost":
                 losses.append((1000 * len(events) + waited, 1000 * len(events) + waited + 1))
             elif words[1] == "wait":
                 waited += 1000 * int(words[2])
@@ -139,19 +160,21 @@ def tape(text: str) -> tuple[list[Event], list[tuple[int, int]], dict[int, int]]
             lines[len(events)] = number
             seq, at, *rest = _event(len(events), name, given)
             events.append((seq, at + waited, *rest))
-    return events, losses, lines
+    return events, losses, qemu_losses, lines
 
 
 def _event(seq: int, name: str, given: dict[str, str]) -> Event:
     vcpu = int(given.pop("vcpu", "0"))
     vm = given.pop("vm", "0")
-    tid = int(given.pop("tid", str(100 + vcpu)))
+    own = 100 + vcpu if name not in QEMU_TAPE else NO_THREAD if name == "vmbus_recv_message" else MAIN_LOOP
+    tid = int(given.pop("tid", str(own)))
     values = {**dict.fromkeys(TAPE[name], 0), **USUAL.get(name, {})}
     if "vp_index" in values:
         values["vp_index"] = vcpu
     values |= {key: None if value == "?" else int(value, 0) for key, value in given.items()}
     assert set(values) == set(TAPE[name]), f"{name} has no {set(values) - set(TAPE[name])}"
-    place = place_of(None if vm == "?" else int(vm), vcpu)
+    number = None if vm == "?" else int(vm)
+    place = home_of(number) if name in QEMU_TAPE else place_of(number, vcpu)
     event = (seq, 1000 * seq, name, place, tid, *(values[key] for key in TAPE[name]))
     assert len(event) == FIELDS + len(TAPE[name])
     if name == "kvm_msr" and not is_synthetic(values["ecx"]):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hvtrace.errors import HvtraceError
+from hvtrace.pipeline import qemu_tape
 from hvtrace.pipeline.baseline import Baseline, read_baseline
 from hvtrace.pipeline.metadata import cpu_option, qemu_command
 from hvtrace.pipeline.parallel import in_processes, jobs_for, shares
@@ -28,7 +29,7 @@ from hvtrace.replay.model.machine import Bench
 from hvtrace.replay.profile import Profile, profile_for, profile_named
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES, select
-from hvtrace.replay.tape import TAPE, Event, Table, events
+from hvtrace.replay.tape import QEMU_TAPE, TAPE, Event, Table, events
 from hvtrace.schema.groups import is_whole_group
 from hvtrace.store import Manifest, Store
 
@@ -125,14 +126,15 @@ def _share(
     """Replay some VMs of a store (None: all)."""
     store = Store(path)
     engine, result = prepare(store, options, accepted)
-    total = sum(store.manifest.events.get(name, 0) for name in TAPE)
+    manifest = store.manifest
+    total = sum(manifest.events.get(name, manifest.decoded.get(name, 0)) for name in TAPE)
     with without_collector():
         for window in tape_of(store, result.totals, vms, folding=True):
             engine.run(window)
             if progress is not None:
                 progress(result.replayed, total, "replaying")
         # A tape may end before the recording does: every one ends after the same losses.
-        engine.reach(store.manifest.time.get("last_ns") or 0)
+        engine.reach(manifest.time.get("last_ns") or 0)
         engine.finish()
     judge = engine.judge
     result.divergences = sorted(judge.divergences.values(), key=lambda found: (found.seq, found.rule))
@@ -159,6 +161,7 @@ def prepare(
     bench.halt_poll = _halt_poll(manifest.host)
     bench.apicv = _apicv(manifest.host)
     bench.tsc_khz = _tsc_khz(manifest.host)
+    bench.vmbus = qemu_tape.recorded(store)
     bench.stamps = Stamps.of(manifest.clock.get("name"), manifest.clock.get("unit"))
     # perf's ring buffer gives a record twice now and then: same stamp to the nanosecond, same fields.
     bench.repeats = any(_format(source).startswith("perf") for source in manifest.sources)
@@ -278,7 +281,7 @@ def _format(source: dict[str, Any]) -> str:
 def _traced(store: Store) -> frozenset[str]:
     """Tracepoints that were recorded, fired or not, as far as the recording shows it."""
     hides = any("perf script" in _format(source) or _is_narrow(source) for source in store.manifest.sources)
-    return _recorded(store) - (HIDDEN if hides else frozenset())
+    return _recorded(store) - (HIDDEN if hides else frozenset()) | qemu_tape.traced(store)
 
 
 def _is_narrow(source: dict[str, Any]) -> bool:
@@ -293,7 +296,7 @@ def _recorded(store: Store) -> frozenset[str]:
     if "kvm_write_tsc_offset" in fired or _entries_show_rip(store):
         fired.add(RESETS)
     if is_whole_group(fired):
-        return frozenset(fired | set(TAPE) | {RESETS})
+        return frozenset(fired | (set(TAPE) - set(QEMU_TAPE)) | {RESETS})
     timers = {name for name in fired if name.startswith(TIMER_PREFIX)}
     if len(timers) >= TIMER_KINDS:
         fired |= {name for name in TAPE if name.startswith(TIMER_PREFIX)}
@@ -342,18 +345,20 @@ def _table(store: Store, name: str, vms: frozenset[int] | None = None) -> Table:
             # Threads would take more time to hand over what they read than reading takes; VMs have processes.
             for batch in file.iter_batches(batch_size=rows, columns=wanted, use_threads=False):
                 batch = _completed(batch, columns)
-                yield batch if vms is None else _of(batch, vms)
+                if name in QEMU_TAPE:
+                    batch = qemu_tape.housed(batch, store.manifest)
+                yield batch if vms is None else _of(batch, vms, whole=name in QEMU_TAPE)
         except (OSError, pa.ArrowInvalid) as error:
             raise HvtraceError(f"{store.file(name)}: cannot be read: {error}") from error
 
     return Table(int(file.metadata.num_rows), read)
 
 
-def _of(batch: pa.RecordBatch, vms: frozenset[int]) -> pa.RecordBatch:
-    """The rows of some VMs, and those of no vCPU or of an unknown VM."""
+def _of(batch: pa.RecordBatch, vms: frozenset[int], *, whole: bool = False) -> pa.RecordBatch:
+    """The rows of some VMs, and those of an unknown VM; but for a `whole` VM's events also those of no vCPU."""
     vm, vcpu = (batch.column(batch.schema.get_field_index(name)) for name in ("vm", "vcpu"))
-    own = pc.is_in(vm, value_set=pa.array(sorted(vms), vm.type))
-    return batch.filter(pc.or_(own, pc.or_(pc.is_null(vm), pc.is_null(vcpu))))
+    own = pc.or_(pc.is_in(vm, value_set=pa.array(sorted(vms), vm.type)), pc.is_null(vm))
+    return batch.filter(own if whole else pc.or_(own, pc.is_null(vcpu)))
 
 
 def _completed(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:

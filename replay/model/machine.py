@@ -20,6 +20,7 @@ from hvtrace.replay.model.halt_poll import POLL_CONTROL, Halting, Parameters
 from hvtrace.replay.model.paravirt import Interface, Paravirt
 from hvtrace.replay.model.pvclock import Master
 from hvtrace.replay.model.stimer import Stimer
+from hvtrace.replay.model.vmbus import Bus, Recorded
 from hvtrace.replay.obligation import Due, Obligation
 from hvtrace.replay.verdict import Reason
 
@@ -84,6 +85,8 @@ class Bench:
     repeats: bool = False
     stamps: Stamps = field(default_factory=Stamps)
     halt_poll: Parameters = field(default_factory=Parameters)
+    #: What is known of QEMU's trace of VMBus (None: there is none).
+    vmbus: Recorded | None = None
 
 
 @dataclass(slots=True)
@@ -123,6 +126,12 @@ class Vm:
     input_pages: set[int] = field(default_factory=set)
     #: Accesses that enforcement decides while it is not known.
     undecided: list[Access] = field(default_factory=list)
+    #: VMBus, where QEMU traced it.
+    vmbus: Bus | None = None
+
+    def __post_init__(self) -> None:
+        if self.bench.vmbus is not None:
+            self.vmbus = Bus()
 
     def vcpu(self, number: int) -> Vcpu:
         """The vCPU of a number, made on first sight."""
@@ -147,6 +156,8 @@ class Vm:
         self.time.lose()
         self.master.lost(self.vcpus)
         self.paravirt.old_clock = None
+        if self.vmbus is not None:
+            self.vmbus.forget(why)
         for vcpu in self.vcpus.values():
             vcpu.forget(why)
 
@@ -158,6 +169,9 @@ class Vm:
         self.paravirt.old_clock = None
         self.origin.clear()
         self.writes.clear()
+        if self.vmbus is not None:
+            # A reset of the machine resets VMBus without an event.
+            self.vmbus.forget(Reason.STATE_UNSEEN)
         for vcpu in self.vcpus.values():
             vcpu.forget_silent()
 
@@ -172,6 +186,8 @@ class Vm:
                 for vcpu in self.vcpus.values():
                     vcpu.registers.setdefault(index, reset)
         self.paravirt.old_clock = False
+        if self.vmbus is not None:
+            self.vmbus.create()
         for vcpu in self.vcpus.values():
             vcpu.paravirt.whole = True
 

@@ -29,6 +29,7 @@ FAMILIES: dict[str, str] = {
     "HV8": "APIC registers, ends of interrupts, paravirtual EOI",
     "HV9": "debugger, crash, nested guests",
     "KP1": "KVM's own interface",
+    "VB1": "VMBus",
 }
 
 _PAGES: dict[str, str] = {module.RULE.code: module.__doc__ or "" for module in _MODULES}

@@ -10,12 +10,13 @@ from hvtrace.abi.msr import MSRS
 from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.machine import Bench
+from hvtrace.replay.model.vmbus import Recorded
 from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rule import RESETS
 from hvtrace.replay.rules import RULES
-from hvtrace.replay.tape import OPTIONAL, TAPE, Event, place_of
+from hvtrace.replay.tape import OPTIONAL, TAPE, Event, home_of, place_of
 
-PLACES = (place_of(0, 0), place_of(0, 1), place_of(1, 0), place_of(None, 0), -1)
+PLACES = (place_of(0, 0), place_of(0, 1), place_of(1, 0), place_of(None, 0), home_of(0), -1)
 VALUES = (0, 1, 2, 3, 16, -1, -11, 0x10062, (1 << 64) - 1)
 
 
@@ -42,7 +43,8 @@ def garbage(seed: int) -> list[Event]:
 def told(seed: int) -> list[tuple[object, ...]]:
     traced = frozenset({*TAPE, RESETS})
     judge = Judge(RULES, traced)
-    engine = Engine(Bench(judge, profile_for(None), traced), [(100_000, 200_000), (150_000, 160_000)])
+    bench = Bench(judge, profile_for(None), traced, vmbus=Recorded(1000, [(300_000, 310_000)]))
+    engine = Engine(bench, [(100_000, 200_000), (150_000, 160_000)])
     engine.run(garbage(seed))
     engine.finish()
     return [(f.rule, f.seq, f.expected, f.observed, f.count) for f in judge.divergences.values()]

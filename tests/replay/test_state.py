@@ -19,6 +19,7 @@ from hvtrace.replay.engine import Engine
 from hvtrace.replay.judge import Judge
 from hvtrace.replay.model.exposure import Exposure
 from hvtrace.replay.model.machine import Bench, Vm
+from hvtrace.replay.model.vmbus import Recorded
 from hvtrace.replay.profile import profile_for
 from hvtrace.replay.rules import RULES
 from hvtrace.replay.tape import TAPE
@@ -113,7 +114,7 @@ def test_the_state_does_not_judge_nor_write(tmp_path: Path) -> None:
 def test_a_divergence_shows_the_state_of_its_family(code: str) -> None:
     """Beside registers and timers, in words."""
     traced = frozenset(TAPE)
-    bench = Bench(Judge(RULES, traced), profile_for("6.1"), traced)
+    bench = Bench(Judge(RULES, traced), profile_for("6.1"), traced, vmbus=Recorded())
     vm = Vm(0, bench, Exposure())
     own, common = telling.SHOWN[code]
     state = telling.state_for(f"{code}99", vm.vcpu(1))
@@ -148,8 +149,9 @@ def test_every_field_of_the_model_is_told() -> None:
 def test_the_state_of_any_case_can_be_told(case: Case) -> None:
     """Whatever the model holds in the middle of a tape, it is an object for scripts."""
     traced = frozenset(TAPE)
-    events, losses, _ = tape(case.tape)
-    engine = Engine(Bench(Judge(RULES, traced), profile_for(case.kernel), traced), losses)
+    events, losses, *_ = tape(case.tape)
+    bench = Bench(Judge(RULES, traced), profile_for(case.kernel), traced, vmbus=Recorded())
+    engine = Engine(bench, losses)
     engine.run(events[: len(events) // 2 + 1])
     json.dumps(telling.state_of(engine))
 

@@ -1,0 +1,239 @@
+"""What KVM and QEMU both saw: messages the guest posts, messages it gets, signals of channels.
+
+Their stamps may be off by the error of the alignment: what is compared waits until the tape is past it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hvtrace.abi.vmbus import CONNECTION_MASK, QEMU_FIRST_CHANNEL_CONNECTION
+from hvtrace.replay.model.vmbus import Life
+from hvtrace.replay.model.vmbus_finding import Aspect, Finding
+from hvtrace.replay.verdict import Reason
+
+if TYPE_CHECKING:
+    from hvtrace.replay.model.hypercall import Call
+    from hvtrace.replay.model.machine import Vcpu
+    from hvtrace.replay.model.vmbus import Answer, Bus
+    from hvtrace.replay.tape import Event
+
+__all__ = ["Joint", "Judged"]
+
+#: Results of a POST_MESSAGE that QEMU received: queued, no room. With 3 it may have: a type that there is not.
+RECEIVED, DOUBTFUL = frozenset({0x00, 0x13}), 0x03
+
+#: Results of a SIGNAL_EVENT: KVM knew the connection; QEMU does not know it either.
+SIGNALLED, NO_CONNECTION = 0x00, 0x12
+
+#: Calls, messages and signals that wait to be compared, and interrupts kept.
+KEPT, MOST_RAISED = 4096, 512
+
+#: Thread of an event of QEMU's that does not tell.
+NO_THREAD = -1
+
+#: A finding, and the vCPU whose event it is about (None: the VM's).
+Judged = tuple[Finding, "Vcpu | None"]
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call that is over: from its first event to its last (ns)."""
+
+    call: Call
+    last_ns: int
+
+    @property
+    def first_ns(self) -> int:
+        """When it began."""
+        return int(self.call.event[1])
+
+    @property
+    def thread(self) -> int:
+        """The vCPU's thread."""
+        return int(self.call.event[4])
+
+
+@dataclass(slots=True)
+class Receipt:
+    """A message that reached QEMU; `vcpu` is the one whose thread that was, where it was in an exit seen whole."""
+
+    event: Event
+    cell: list[bool]
+    thread: int
+    vcpu: Vcpu | None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message that the guest got, from post to report (ns): where its interrupt must be seen."""
+
+    answer: Answer
+    last_ns: int
+    vcpu: int
+
+
+@dataclass(slots=True)
+class Joint:
+    """One VM's. `slack_ns`: by how much QEMU's stamps may be off."""
+
+    bus: Bus
+    slack_ns: int
+    #: Calls under way, by vCPU.
+    under: dict[int, Call] = field(default_factory=dict)
+    posts: deque[Ended] = field(default_factory=deque)
+    receipts: deque[Receipt] = field(default_factory=deque)
+    signals: deque[Ended] = field(default_factory=deque)
+    deliveries: deque[Delivery] = field(default_factory=deque)
+    raised: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_RAISED))
+    #: QEMU's threads are not those that KVM's events name: another namespace, or they are not told.
+    foreign: bool = False
+
+    def clear(self) -> list[Judged]:
+        """Events were lost: what waits cannot be judged."""
+        found = self.ended(Reason.EVENTS_LOST)
+        self.under.clear()
+        self.raised.clear()
+        return found
+
+    def keep(self, waiting: deque[Ended], call: Call, last_ns: int) -> None:
+        """A call is over."""
+        if len(waiting) >= KEPT:
+            waiting.popleft()
+        waiting.append(Ended(call, last_ns))
+
+    def receive(self, receipt: Receipt) -> None:
+        """A message reached QEMU."""
+        if len(self.receipts) >= KEPT:
+            self.receipts.popleft()
+        self.receipts.append(receipt)
+
+    def settle(self, now: int) -> list[Judged]:
+        """Compare what can be: an event of QEMU's is at hand."""
+        return [*self._posts(now), *self._receipts(now), *self._signals(now), *self.delivered(now)]
+
+    def _matches(self, ended: Ended, receipt: Receipt) -> bool:
+        """Whether a message may be that call's."""
+        if not (self.foreign or receipt.thread == ended.thread):
+            return False
+        at = int(receipt.event[1])
+        return ended.first_ns - self.slack_ns <= at <= ended.last_ns + self.slack_ns
+
+    def _posts(self, now: int) -> list[Judged]:
+        found: list[Judged] = []
+        while self.posts and self.posts[0].last_ns + self.slack_ns < now:
+            post = self.posts.popleft()
+            call = post.call
+            own = next((receipt for receipt in self.receipts if self._matches(post, receipt)), None)
+            if call.status in RECEIVED:
+                if own is not None:
+                    self.receipts.remove(own)
+                    found.append((Finding(Aspect.RECEIVED, call.event, call.cell, True), call.vcpu))
+                    found.append((Finding(Aspect.POSTED_BY_GUEST, own.event, own.cell, True), own.vcpu))
+                    continue
+                heard = self.bus.heard_ns
+                if heard is None or heard > post.first_ns:
+                    # QEMU may not have traced then: messages may have come that nobody saw.
+                    found.append((Finding(Aspect.RECEIVED, call.event, call.cell, None), call.vcpu))
+                    if heard is None:
+                        self.bus.forget(Reason.STATE_UNSEEN)
+                    continue
+                text = "a message that was accepted did not reach VMBus"
+                wrong = Finding(
+                    Aspect.RECEIVED, call.event, call.cell, False, "vmbus_recv_message", "nothing", text
+                )
+                found.append((wrong, call.vcpu))
+            elif call.status == DOUBTFUL and call.userspace and own is not None:
+                self.receipts.remove(own)
+        return found
+
+    def _receipts(self, now: int) -> list[Judged]:
+        found: list[Judged] = []
+        kept: deque[Receipt] = deque()
+        for receipt in self.receipts:
+            at = receipt.event[1]
+            begun = any(
+                call.event[1] <= at + self.slack_ns and (self.foreign or call.event[4] == receipt.thread)
+                for call in self.under.values()
+            )
+            if (
+                at + self.slack_ns >= now
+                or begun
+                or any(self._matches(p, receipt) for p in self.posts if p.call.status in RECEIVED)
+            ):
+                kept.append(receipt)
+                continue
+            fits = None if receipt.vcpu is None or self.foreign else False
+            text = "no POST_MESSAGE of this thread was accepted then"
+            one = Finding(
+                Aspect.POSTED_BY_GUEST, receipt.event, receipt.cell, fits, "a POST_MESSAGE", "none", text
+            )
+            found.append((one, receipt.vcpu))
+        self.receipts = kept
+        return found
+
+    def _signals(self, now: int) -> list[Judged]:
+        found: list[Judged] = []
+        while self.signals and self.signals[0].last_ns + self.slack_ns < now:
+            signal = self.signals.popleft()
+            call = signal.call
+            known = call.status == SIGNALLED and not call.userspace
+            if not known and not (call.status == NO_CONNECTION and call.userspace):
+                continue
+            channel = (call.ingpa & CONNECTION_MASK) - QEMU_FIRST_CHANNEL_CONNECTION
+            first, last = signal.first_ns - self.slack_ns, signal.last_ns + self.slack_ns
+            lives = self.bus.lives(channel, first, last)
+            if None in lives or self.bus.heard_ns is None:
+                one = Finding(Aspect.CONNECTED, call.event, call.cell, None, why=self.bus.why)
+            elif lives == {Life.OPEN}:
+                text = f"channel {channel} is open and its connection is not known"
+                one = Finding(Aspect.CONNECTED, call.event, call.cell, known, "status 0", "status 18", text)
+            elif lives == {Life.CLOSED}:
+                text = f"channel {channel} is closed and its connection is known"
+                one = Finding(
+                    Aspect.CONNECTED, call.event, call.cell, not known, "status 18", "status 0", text
+                )
+            else:
+                continue
+            found.append((one, call.vcpu))
+        return found
+
+    def delivered(self, now: int) -> list[Judged]:
+        """Messages whose interrupt must have been seen by now."""
+        found: list[Judged] = []
+        while self.deliveries and self.deliveries[0].last_ns + self.slack_ns < now:
+            one = self.deliveries.popleft()
+            event = one.answer.event
+            first, last = event[1] - self.slack_ns, one.last_ns + self.slack_ns
+            fits = any(vcpu == one.vcpu and first <= ts <= last for ts, vcpu in self.raised)
+            text = "a message was delivered and its source not raised"
+            expected = f"kvm_hv_synic_set_irq of vCPU {one.vcpu}"
+            found.append(
+                (
+                    Finding(Aspect.DELIVERED, event, one.answer.cell, fits, expected, "nothing", text),
+                    None,
+                )
+            )
+        return found
+
+    def ended(self, why: Reason) -> list[Judged]:
+        """No more events can be compared."""
+        found: list[Judged] = [
+            (Finding(aspect, one.call.event, one.call.cell, None, why=why), one.call.vcpu)
+            for aspect, waiting in ((Aspect.RECEIVED, self.posts), (Aspect.CONNECTED, self.signals))
+            for one in waiting
+            if aspect is Aspect.CONNECTED or one.call.status in RECEIVED
+        ]
+        found += [
+            (Finding(Aspect.POSTED_BY_GUEST, one.event, one.cell, None, why=why), one.vcpu)
+            for one in self.receipts
+        ]
+        found += [
+            (Finding(Aspect.DELIVERED, one.answer.event, one.answer.cell, None, why=why), None)
+            for one in self.deliveries
+        ]
+        for waiting in (self.posts, self.signals, self.receipts, self.deliveries):
+            waiting.clear()
+        return found
