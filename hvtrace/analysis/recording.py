@@ -42,7 +42,10 @@ class Recording:
         return answer(self.store, Question(event=event, **asked))
 
     def latency(self, *measures: str, **asked: Any) -> Latency:
-        """How long a guest waits: see hvtrace.analysis.latency.Question for what may be asked. Raises InputError."""
+        """How long a guest waits, by measure: hvtrace.analysis.latency.Question says what else may be asked.
+
+        Raises InputError; KeyError: an unknown measure.
+        """
         return latency(self.store, Waiting(measures=measures, **asked))
 
     def halt_poll(self, *what_if: str, **asked: Any) -> HaltPoll:

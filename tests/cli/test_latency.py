@@ -137,6 +137,26 @@ def test_where_the_clock_counts_ticks(tmp_path: Path) -> None:
     assert "stimer-callback    stamps count ticks" in done.stdout
 
 
+def test_names_of_threads_do_not_reach_a_terminal_raw(tmp_path: Path) -> None:
+    """Whoever preempted a vCPU chose its name itself."""
+    comm = {"next_comm": "\x1b[31mevil", "prev_state": 0, "prev_pid": 100, "next_pid": 7}
+    rows: list[Row] = [
+        (100, "kvm_entry", 0, 0, {}),
+        (200, "sched_switch", None, 0, {"tid": 100, **comm}),
+        (
+            500,
+            "sched_switch",
+            None,
+            0,
+            {"tid": 7, "next_comm": "x", "prev_state": 1, "prev_pid": 7, "next_pid": 100},
+        ),
+    ]
+    tiny_store(tmp_path / "t.hvt", rows)
+    done = run("t.hvt", "--measure", "preempted", "--worst", "1", cwd=tmp_path)
+    assert "by \\x1b[31mevil (7), in guest" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
