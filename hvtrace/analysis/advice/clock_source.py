@@ -130,6 +130,13 @@ def _own_pages(facts: Facts, vm: int) -> Pages:
     return facts.once("clock pages", lambda: _pages(facts))[vm]
 
 
+#: What helps a guest that knows no other interface.
+_INVTSC = (
+    "an invariant TSC (-cpu …,invtsc, where the host has one; it forbids migration unless tsc-frequency is given)"
+    " serves a guest that knows neither"
+)
+
+
 def _ticks(facts: Facts, vm: int) -> bool:
     """Whether the RTC interrupts the guest all the time."""
     ticks = timers.ticks_of(facts, vm, timers.RTC)
@@ -153,6 +160,9 @@ def _costly(clock: Clock, facts: Facts, vm: int, advice: Advice) -> Iterator[Fin
     told = f"{times(seen.count, 'read')}, {rate}; {cost}"
     parts = [snippets.qemu(flags)] if flags else []
     xml = [text] if flags and (text := snippets.libvirt(flags)) else []
+    if clock in (HPET, PM_TIMER) and facts.offered[vm].invariant_tsc is False:
+        notes = (*notes, Evidence("CPUID shows no invariant TSC (0x80000007.EDX, bit 8)"))
+        change = f"{change}; {_INVTSC}"
     if clock.without is not None:
         change = f"{change}; {clock.without}"
         parts += [] if clock.qemu is None else [clock.qemu]

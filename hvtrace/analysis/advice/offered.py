@@ -28,6 +28,9 @@ GUEST_OS_ID = 0x4000_0000
 #: Indices of Hyper-V's MSRs; none of KVM's are among them.
 _SYNTHETIC = range(0x4000_0000, 0x4000_0200)
 
+#: CPUID leaf whose EDX bit 8 says that the TSC runs at one rate always (AMD APM, Intel SDM: advanced power management).
+_POWER, _INVARIANT = 0x8000_0007, 1 << 8
+
 #: MSRs of KVM's own interface that a guest writes to use it: kvmclock, asynchronous page faults, steal time, PV EOI,
 #: polling control, and the clock's old indices.
 KVM_USED = frozenset({0x11, 0x12, *range(0x4B56_4D00, 0x4B56_4D08)})
@@ -48,9 +51,10 @@ class Offered:
     """What one VM's guest was shown.
 
     `vendors`: leaf → vendor, of the interfaces it found. `read`: its CPUID reads of the hypervisor's leaves are in the
-    recording. `noted_kvm`: KVM's interface is offered by the -cpu option beside the recording. `guest`: "Windows",
-    "Linux" …, as it told Hyper-V. `started`: that it told so (GUEST_OS_ID) is in the recording. `uses_hyperv`: it
-    accessed a synthetic MSR or made a hypercall. `uses_kvm`: it wrote an MSR of KVM's interface.
+    recording. `noted_kvm`: KVM's interface is offered by the -cpu option beside the recording. `invariant_tsc`: CPUID
+    shows a TSC of one rate; None: that was not read. `guest`: "Windows", "Linux" …, as it told Hyper-V. `started`: that
+    it told so (GUEST_OS_ID) is in the recording. `uses_hyperv`: it accessed a synthetic MSR or made a hypercall.
+    `uses_kvm`: it wrote an MSR of KVM's interface.
     """
 
     vm: int
@@ -59,6 +63,7 @@ class Offered:
     read: bool = False
     first_seq: int | None = None
     noted_kvm: bool | None = None
+    invariant_tsc: bool | None = None
     guest: str | None = None
     started: bool = False
     uses_hyperv: bool = False
@@ -142,7 +147,10 @@ def _read(store: Store, found: Mapping[int, Offered]) -> None:
     columns = ("rax", "rbx", "rcx", "rdx", "found")
     rows = (
         store.scan("kvm_cpuid")
-        .filter(pl.col("vm").is_not_null(), pl.col("function").is_between(_VENDORS.start, _VENDORS.stop - 1))
+        .filter(
+            pl.col("vm").is_not_null(),
+            pl.col("function").is_between(_VENDORS.start, _VENDORS.stop - 1) | (pl.col("function") == _POWER),
+        )
         .group_by("vm", "function")
         .agg(pl.col(*columns).sort_by("seq").last(), first_seq=pl.col("seq").min())
         .sort("vm", "function")
@@ -151,6 +159,9 @@ def _read(store: Store, found: Mapping[int, Offered]) -> None:
     for vm, leaf, rax, rbx, rcx, rdx, there, seq in rows.iter_rows():
         own = found.get(vm)
         if own is None:
+            continue
+        if leaf == _POWER:
+            own.invariant_tsc = there is not False and bool(rdx & _INVARIANT)
             continue
         own.exposure.learn(leaf, rax, rbx, rcx, rdx, there)
         if leaf not in _VENDORS:

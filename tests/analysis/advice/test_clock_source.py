@@ -130,3 +130,10 @@ def test_ticks_of_unknown_length_have_no_rate(tmp_path: Path) -> None:
     answer = advise(store, Question(codes=("AD205",)))
     assert [open_.reason for open_ in answer.unjudged] == ["the clock counts ticks: rates are not known"]
     assert answer.findings == []
+
+
+def test_a_tsc_that_the_guest_may_distrust(recorded: Callable[..., Store]) -> None:
+    """Where CPUID shows no invariant TSC, that is said: it is why a guest may fall back on the HPET."""
+    (found,) = advise(recorded("linux-hv-min-boot"), Question(codes=("AD202",))).findings
+    assert found.evidence[-1].sentence == "CPUID shows no invariant TSC (0x80000007.EDX, bit 8)"
+    assert "invtsc" in str(found.change)
