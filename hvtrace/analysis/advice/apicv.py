@@ -17,8 +17,11 @@ from hvtrace.analysis.advice.wording import duration, listed, percent, times
 
 __all__ = ["ADVICES", "of_apic"]
 
-#: Where APIC exits take less of the vCPUs' time than this, or are fewer a second, hardware for them saves little.
-SHARE, RATE = 0.01, 100
+#: Where APIC exits take less of the vCPUs' time than this, or are fewer a second or in all, hardware for them saves
+#: little.
+SHARE, RATE, LEAST = 0.01, 100, 1_000
+#: From there on it is no longer little, and then much.
+MEDIUM_SHARE, HIGH_SHARE = 0.05, 0.2
 
 #: What the local APIC is accessed by: x2APIC's MSRs, those of hv-vapic, the page at its usual address.
 _X2APIC, _HV_APIC = range(0x802, 0x840), range(0x40000070, 0x40000073)
@@ -100,6 +103,24 @@ def _cost(facts: Facts, vm: int, from_ns: int | None = None, to_ns: int | None =
     return int(rows["count"].sum()), int(rows["time_ns"].sum())
 
 
+def _setting(facts: Facts, vm: int) -> tuple[str, str | None]:
+    """The module parameter that switches APICv on this host, and its value, if that was noted."""
+    exits = facts.exits.filter(pl.col("vm") == vm)["reason"].head(1)
+    module, name = (
+        ("kvm_amd", "avic")
+        if any(reason >> 32 == ISA_SVM for reason in exits)
+        else ("kvm_intel", "enable_apicv")
+    )
+    value = facts.store.manifest.host.get("module_parameters", {}).get(module, {}).get(name)
+    return f"{module}.{name}", value
+
+
+def _severity(share: float) -> Severity:
+    return (
+        Severity.HIGH if share >= HIGH_SHARE else Severity.MEDIUM if share >= MEDIUM_SHARE else Severity.LOW
+    )
+
+
 def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
     """APICv is off on the host, or its CPU has none, and exits for the APIC cost time."""
     if not facts.in_ns:
@@ -110,21 +131,14 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
         return
     count, time_ns = _cost(facts, vm)
     share = time_ns / facts.vcpu_ns(vm)
-    if share < SHARE or count * 1e9 < RATE * facts.life_ns(vm):
+    if share < SHARE or count < LEAST or count * 1e9 < RATE * facts.life_ns(vm):
         return
-    amd = facts.exits.filter(pl.col("vm") == vm)["reason"][0] >> 32 == ISA_SVM
-    parameters = facts.store.manifest.host.get("module_parameters", {})
-    value = (
-        parameters.get("kvm_amd", {}).get("avic")
-        if amd
-        else parameters.get("kvm_intel", {}).get("enable_apicv")
-    )
-    setting = "kvm_amd.avic" if amd else "kvm_intel.enable_apicv"
+    setting, value = _setting(facts, vm)
     seen = f"; {setting} was {value} on the host" if value is not None else ""
     yield Finding(
         advice.code,
         advice.name,
-        Severity.HIGH if share >= 10 * SHARE else Severity.MEDIUM,
+        _severity(share),
         vm,
         "The host gives this VM no APIC virtualisation (APICv, AVIC)",
         (
@@ -204,7 +218,7 @@ def inhibited(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjud
         yield Finding(
             advice.code,
             advice.name,
-            Severity.HIGH if cost >= 10 * SHARE else Severity.MEDIUM if cost >= SHARE else Severity.LOW,
+            _severity(cost),
             vm,
             f"APIC virtualisation was inhibited by {reason} for {percent(share)} of the VM's time",
             (
@@ -254,7 +268,8 @@ def auto_eoi(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         return
     offered = facts.overview[vm]["offered"]
     asked = offered is not None and "hv-avic" in offered
-    host_off = any(spell.reason == DISABLED for spell in spells(facts, vm))
+    told = any(spell.reason == DISABLED for spell in spells(facts, vm))
+    host_off = told or _setting(facts, vm)[1] in ("N", "0")
     sints = listed([str(sint) for sint in sorted(set(rows["sint"]))])
     vcpus = listed([str(vcpu) for vcpu in sorted(set(rows["vcpu"].drop_nulls()))])
     yield Finding(
@@ -303,8 +318,8 @@ ADVICES: tuple[Advice, ...] = (
         " traced after that. Without it every access of the local APIC, an interrupt's end above all, is an exit, and"
         " an interrupt for a vCPU that runs makes it exit first.\n\n"
         f"It is found where accesses of the local APIC (x2APIC's MSRs, those of hv-vapic, the page at 0xfee00000) take"
-        f" {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second. Whether the CPU has APICv or"
-        " AVIC, and AVIC with x2APIC, no event tells. With hv-avic offered see AD112.",
+        f" {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second, {LEAST:,} or"
+        " more in all. Whether the CPU has APICv or AVIC, and AVIC with x2APIC, no event tells. With hv-avic offered see AD112.",
     ),
     Advice(
         "AD302",
