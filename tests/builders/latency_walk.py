@@ -317,7 +317,7 @@ class _Walk:
         self.finish(
             "userspace",
             row,
-            lambda begin: (None, -begin["errno"]) if begin["errno"] < 0 else (begin["reason"], None),
+            lambda begin: (None, -begin["errno"]) if (begin["errno"] or 0) < 0 else (begin["reason"], None),
         )
         asked = [call for call in self.asked.pop(tid, []) if call[0]["place"] == row["place"]]
         left = self.exit.get(tid)

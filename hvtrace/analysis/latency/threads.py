@@ -55,8 +55,10 @@ def _woken(events: Events) -> pl.DataFrame:
 
 
 def _returned(events: Events) -> pl.DataFrame:
-    reason = pl.when(pl.col("errno") >= 0).then(pl.col("reason"))
-    error = pl.when(pl.col("errno") < 0).then(-pl.col("errno"))
+    # Texts of trace-cmd report and perf script do not tell errors (null): there the reason has to do.
+    failed = (pl.col("errno") < 0).fill_null(value=False)
+    reason = pl.when(~failed).then(pl.col("reason"))
+    error = pl.when(failed).then(-pl.col("errno"))
     rows = events.rows("kvm_userspace_exit", reason=reason, error=error).collect()
     return until(events, rows, "kvm_entry")
 

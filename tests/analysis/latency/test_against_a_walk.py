@@ -87,7 +87,7 @@ NUMBERS: dict[str, dict[str, list[Any]]] = {
     "kvm_hv_flush_tlb": {"processor_mask": [0, 1, 6], "flags": [0, 1], "address_space": [0]},
     "kvm_hv_flush_tlb_ex": {"valid_bank_mask": [1], "format": [0, 1], "address_space": [0], "flags": [0]},
     "kvm_vcpu_wakeup": {"ns": [0], "waited": [True, False], "valid": [True]},
-    "kvm_userspace_exit": {"reason": [2, 6], "errno": [0, 0, -4]},
+    "kvm_userspace_exit": {"reason": [2, 6], "errno": [0, 0, -4, None]},
     "kvm_entry": {},
     "kvm_exit": {"isa": [2], "exit_reason": [0x81]},
     "sched_switch": {"prev_pid": [100, 101, 50], "prev_state": [0, 0x100, 1, None], "next_comm": ["perf"]},
@@ -145,3 +145,14 @@ def test_spans_of_any_events(rows: list[Row]) -> None:
         expected = walk(store)
         for measure in {row["measure"] for row in latency(store).counted}:
             assert found(store, measure) == expected.get(measure, []), measure
+
+
+@pytest.mark.parametrize("carrier", ["trace.v6.dat", "ftrace.txt"])
+@pytest.mark.parametrize("name", ["kut-hyperv_synic", "linux-hv-sched"])
+def test_every_carrier_tells_the_same(recorded: Callable[..., Store], name: str, carrier: str) -> None:
+    """As many spans of everything, whatever the recording came in; text has its stamps in µs."""
+
+    def counts(store: Store) -> dict[tuple[str, str], int]:
+        return {(row["measure"], row["subject"]): row["count"] for row in latency(store).rows}
+
+    assert counts(recorded(name, carrier)) == counts(recorded(name))

@@ -24,7 +24,7 @@ def woken(ts: int, *, waited: bool = True, **place: Any) -> Row:
     return at(ts, "kvm_vcpu_wakeup", ns=0, waited=waited, valid=True, **place)
 
 
-def returned(ts: int, reason: int = 2, errno: int = 0, **place: Any) -> Row:
+def returned(ts: int, reason: int = 2, errno: int | None = 0, **place: Any) -> Row:
     return at(ts, "kvm_userspace_exit", reason=reason, errno=errno, **place)
 
 
@@ -69,12 +69,14 @@ def test_a_wake_up_followed_by_another_has_no_entry(tmp_path: Path) -> None:
 
 
 def test_time_in_userspace_is_told_by_reason(tmp_path: Path) -> None:
-    """Until the next entry; a return that failed has no reason, but an error."""
+    """Until the next entry; a return that failed has no reason, but an error. Some texts tell no errors."""
     rows = [returned(10), at(30), returned(40, errno=-4), at(45), returned(50, 999), at(51)]
+    rows += [returned(60, 10, errno=None), at(64)]
     assert [span[:1] + span[3:] for span in found(tmp_path, rows, "userspace")] == [
         ("KVM_EXIT_IO", 20),
         ("KVM_RUN: EINTR", 5),
         ("reason 999", 1),
+        ("KVM_EXIT_INTR", 4),
     ]
 
 
