@@ -90,3 +90,30 @@ def test_what_happens_before_the_vm_runs(tmp_path: Path) -> None:
 def test_a_host_without_it(tmp_path: Path) -> None:
     """Where APICv is off for good, nothing else is to blame."""
     assert inhibited(tmp_path, inhibit(0, 0, on=True, left=1), inhibit(3 * SECOND, 1, on=True, left=3)) == []
+
+
+def sint(at: int, value: int, *, host: bool = False) -> Row:
+    return at, "kvm_hv_synic_set_msr", 0, 0, {"msr": 0x40000092, "data": value, "host": host}
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "told"),
+    [(0x2_00F3, False, True), (0x3_00F3, False, False), (0xF3, False, False), (0x2_0003, False, False)]
+    + [(0x2_00F3, True, False)],
+    ids=["auto-EOI", "masked", "without", "vector too low", "the VMM's write"],
+)
+def test_auto_eoi(value: int, tmp_path: Path, *, host: bool, told: bool) -> None:
+    """An unmasked SINT with the bit, as the guest writes it."""
+    rows = [*exits(10, MSR, wrmsr(EOI)), sint(4 * SECOND, value, host=host)]
+    findings = advise(tiny_store(tmp_path / "a.hvt", rows), Question(codes=("AD303",))).findings
+    assert [found.severity.name for found in findings] == (["MEDIUM"] if told else [])
+
+
+def test_auto_eoi_where_apicv_is_off_anyway(tmp_path: Path) -> None:
+    """It costs nothing there: known from the host's parameters, where KVM's event has no VM."""
+    store = tiny_store(tmp_path / "a.hvt", [*exits(10, MSR, wrmsr(EOI)), sint(4 * SECOND, 0x2_00F3)])
+    store.manifest.host["module_parameters"] = {"kvm_amd": {"avic": "N"}}
+    (found,) = advise(store, Question(codes=("AD303",))).findings
+    assert found.severity.name == "LOW"
+    assert found.effect is not None
+    assert found.effect.sentence == "none on this host, where APICv is off anyway"
