@@ -45,7 +45,10 @@ def halt_poll(
     ] = None,
     prefer: Annotated[
         Prefer,
-        typer.Option("--prefer", help="Recommend what saves half (cpu), 90 % (balance), all (latency)."),
+        typer.Option(
+            "--prefer",
+            help="What to recommend: cheap (cpu), worth its price (balance), or what saves most (latency).",
+        ),
     ] = Prefer.BALANCE,
     plot: Annotated[
         Path | None,

@@ -236,9 +236,9 @@ def _outcomes(answer: Mapping[str, Any], units: Units) -> list[str]:
         return lines
     text = f"Recommended: {best['name']}: {best['reason']}"
     if best["share"] is not None:
-        text += f": {units.time(best['saving_ns'])} less on average than without polling, {best['share']:.0%} of that"
         chosen = next(row for row in rows if row["name"] == best["name"])
-        text += f", for {units.time(chosen['burnt_ns'])} of CPU time"
+        text += f". On average {units.time(best['saving_ns'])} less than without polling, for"
+        text += f" {units.time(chosen['burnt_ns'])} of CPU time, {best['price']:.1f} times the waiting saved"
     text += f" (--prefer {best['prefer']})."
     text += (
         " None of these polls longer: a wider --sweep may find one that saves more." if best["edge"] else ""

@@ -79,10 +79,14 @@ def test_settings_and_a_recommendation(folder: Path) -> None:
     assert sum("◀" in line for line in table) == 1
     assert "Recommended: " in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    latency = run("t.hvt", "--sweep", "auto", "--prefer", "latency", "--output-format", "json", cwd=folder)
-    cheap = run("t.hvt", "--sweep", "auto", "--prefer", "cpu", "--output-format", "json", cwd=folder)
-    wanted = [json.loads(found.stdout)["recommended"]["wanted"] for found in (latency, cheap)]
-    assert wanted == [1.0, 0.5]
+    chosen = [
+        json.loads(run("t.hvt", "--sweep", "auto", *words, "--output-format", "json", cwd=folder).stdout)
+        for words in ((), ("--prefer", "latency"))
+    ]
+    assert [found["recommended"]["prefer"] for found in chosen] == ["balance", "latency"]
+    costs = [{s["name"]: s for s in found["settings"]}[found["recommended"]["name"]] for found in chosen]
+    assert costs[0]["burnt_ns"] <= costs[1]["burnt_ns"]
+    assert costs[0]["latency_mean_ns"] >= costs[1]["latency_mean_ns"]
 
 
 def test_json_has_what_scripts_need(folder: Path) -> None:

@@ -174,7 +174,7 @@ def halt_poll(store: Store, question: Question = Question()) -> HaltPoll:
         _by_cause(ways, arrived),
         {**recorded.known, "drawn": recorded.drawn},
         outcomes,
-        recommend(outcomes, outcomes[1], question.prefer),
+        recommend(outcomes, outcomes[1], question.prefer, int(recorded.waits.sum())),
         {"unattributed": whole.unattributed, "orphans": len(whole.orphans)},
         length,
     )
