@@ -126,5 +126,6 @@ def _notes(facts: Facts) -> list[str]:
     counted = [rows.filter(pl.col("vm").is_null()).select(pl.len()) for rows in facts.tables.values()]
     strays = int(pl.concat(counted).sum().collect().item()) if counted and facts.scope.vm is None else 0
     if strays:
-        notes.append(f"{strays:,} event{'' if strays == 1 else 's'} of no known VM were not looked at")
+        told = "event of no known VM was" if strays == 1 else "events of no known VM were"
+        notes.append(f"{strays:,} {told} not looked at")
     return notes
