@@ -72,11 +72,11 @@ def latency(
 
       hvtrace latency trace.hvt
 
-      hvtrace latency trace.hvt --measure inject-eoi --measure accept-inject --by vcpu
+      hvtrace latency trace.hvt --measure inject-eoi --by vcpu
 
       hvtrace latency trace.dat --measure stimer-callback --worst 5 --histogram
 
-      hvtrace latency trace.hvt --from +1.5s --to +2s --vcpu 0 --output-format csv
+      hvtrace latency trace.hvt --from +1.5s --to +2s --output-format csv
 
       hvtrace latency trace.hvt --output-format json | jq .rows
     """
