@@ -319,8 +319,8 @@ ADVICES: tuple[Advice, ...] = (
         " an interrupt for a vCPU that runs makes it exit first.\n\n"
         f"It is found where accesses of the local APIC (x2APIC's MSRs, those of hv-vapic, the page at 0xfee00000) take"
         f" {percent(SHARE)} or more of the vCPUs' time and are {RATE} or more a second, {LEAST:,} or"
-        " more in all. Whether the CPU has APICv or AVIC, and AVIC with x2APIC, no event tells. With hv-avic offered see"
-        " AD112.",
+        " more in all. Whether the CPU has APICv or AVIC, and AVIC with x2APIC, no event tells. With hv-avic offered"
+        " see AD112.",
     ),
     Advice(
         "AD302",

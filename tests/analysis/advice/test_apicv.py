@@ -98,8 +98,13 @@ def sint(at: int, value: int, *, host: bool = False) -> Row:
 
 @pytest.mark.parametrize(
     ("value", "host", "told"),
-    [(0x2_00F3, False, True), (0x3_00F3, False, False), (0xF3, False, False), (0x2_0003, False, False)]
-    + [(0x2_00F3, True, False)],
+    [
+        (0x2_00F3, False, True),
+        (0x3_00F3, False, False),
+        (0x0_00F3, False, False),
+        (0x2_0003, False, False),
+        (0x2_00F3, True, False),
+    ],
     ids=["auto-EOI", "masked", "without", "vector too low", "the VMM's write"],
 )
 def test_auto_eoi(value: int, tmp_path: Path, *, host: bool, told: bool) -> None:
