@@ -167,6 +167,15 @@ def test_a_guest_that_forbids_polling(tmp_path: Path) -> None:
     assert judged(loud, HostSetting(200_000)).mismatched == 1
 
 
+def test_a_vm_with_a_cap_of_its_own(tmp_path: Path) -> None:
+    """Nothing in a recording tells of KVM_CAP_HALT_POLL: its changes are reproduced once somebody says it."""
+    rows = Host(cap=50_000).rows([30_000, 30_000, 100_000, 30_000, 12_000, 60_000])
+    store = tiny_store(tmp_path / "t.hvt", rows, polling_cap=200_000)
+    assert of_recording(store).mismatched > 0
+    found = of_recording(store, own="vm_cap=50000")
+    assert (found.mismatched, found.matched) == (0, found.recorded)
+
+
 ARRIVALS = st.lists(st.one_of(st.integers(1, 30_000), st.integers(1, 600_000)), min_size=1, max_size=40)
 
 

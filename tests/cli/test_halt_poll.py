@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from builders.polling_host import Host
 from builders.store import Row, tiny_store
-from recordings import get
+from recordings import SAMPLES, get
 
 #: Halts of one vCPU: polling grows to 20 µs, sees three ends, and is given up after a long halt.
 ARRIVALS = [4_000, 15_000, 9_000, 12_000, 15_000, 900_000, 4_000]
@@ -115,6 +115,30 @@ def test_csv_has_vcpus_or_settings(folder: Path) -> None:
     named = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["name"] for row in named][:3] == ["own", "off", "halt_poll_ns=10000"]
     assert named[2]["grow_start"] == "10000"
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    """The examples in the docs are the command's answers, line by line; "…" stands for any lines."""
+    root = SAMPLES.parent
+    pages = (
+        (root / "docs" / "halt-poll.md")
+        .read_text(encoding="utf-8")
+        .replace(" \\\n       ", "")
+        .split("    $ hvtrace ")
+    )
+    shown = [
+        page.split("\n\n    $")[0].splitlines()
+        for page in pages[1:]
+        if page.startswith("halt-poll sample_traces")
+    ]
+    assert len(shown) == 3
+    for command, *lines in shown:
+        words = command.split()[1:]
+        assert (root / words[0]).exists()
+        printed = run(*words, cwd=root).stdout.splitlines()
+        block = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+        assert len(block) > 5
+        assert [line for line in block if line != "…" and line not in printed] == []
 
 
 def test_a_broken_kvm_is_said_to_be_one(tmp_path: Path) -> None:
