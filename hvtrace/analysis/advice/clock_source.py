@@ -298,6 +298,8 @@ def _in_use(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         title = "The guest's clock: Hyper-V's TSC page, read without an exit"
     elif pages.kvmclock is not None:
         title = "The guest's clock: kvmclock or the TSC, read without an exit"
+    elif facts.offered[vm].read:
+        title = "The guest's clock cannot be seen: it keeps reading none that exits, and enabled no page"
     else:
         title = (
             "The guest's clock cannot be seen: the TSC itself, or a page that it enabled before the recording began;"

@@ -75,8 +75,8 @@ def _summary(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudg
         does = "uses it" if offered.uses_hyperv else "was not seen to use it"
         title = f"{guest} is offered Hyper-V's interface and {does}"
     elif offered.hyperv is False:
-        kvm = "it uses KVM's" if offered.uses_kvm else "and was not seen to use KVM's"
-        title = f"{guest} is not offered Hyper-V's interface; {kvm}"
+        kvm = "uses KVM's" if offered.uses_kvm else "was not seen to use KVM's"
+        title = f"{guest} is not offered Hyper-V's interface, and {kvm}"
     elif offered.uses_hyperv:
         title = f"{guest} uses Hyper-V's interface; what it was offered is not known"
     else:
