@@ -19,6 +19,9 @@ __all__ = ["ADVICES"]
 SLOW_NS = 10_000_000
 #: So many of them that take so much of the vCPUs' time together, or one so long.
 COUNT, SHARE, LONG_NS = 5, 0.01, 100_000_000
+#: What KVM traces when a VMM sets a VM's clock.
+_SET = "kvm_update_master_clock"
+
 #: How many kinds of exit are listed.
 LISTED = 5
 
@@ -86,7 +89,20 @@ def _slow(facts: Facts) -> pl.DataFrame:
     kind, key = pl.col("about") // (1 << KIND_BITS), pl.col("about") % (1 << KIND_BITS) // 2
     loading = (kind == _PORTS) & key.is_between(_LOADING.start, _LOADING.stop - 1)
     long = facts.handled.filter(pl.col("userspace_ns") >= SLOW_NS, ~loading.fill_null(value=False))
-    return _worked(facts, long)
+    return _worked(facts, long.filter(~_paused(facts, long)))
+
+
+def _paused(facts: Facts, exits: pl.DataFrame) -> pl.Series:
+    """Whether the VM was paused or reset during each of some exits: when it goes on, its clock is set anew."""
+    paused = pl.Series([False] * len(exits), dtype=pl.Boolean)
+    if not facts.has(_SET) or exits.is_empty():
+        return paused
+    rows = facts.store.scan(_SET).filter(pl.col("vm").is_not_null()).select("vm", "seq").collect()
+    for vm in rows["vm"].unique():
+        at = rows.filter(pl.col("vm") == vm)["seq"]
+        within = at.search_sorted(exits["seq"]) != at.search_sorted(exits["end_seq"])
+        paused = paused | (within & (exits["vm"] == vm))
+    return paused
 
 
 def slow(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding | Unjudged]:
@@ -253,7 +269,8 @@ ADVICES: tuple[Advice, ...] = (
         f"It is found where {COUNT} exits or more with {duration(SLOW_NS)} or more in userspace take {percent(SHARE)}"
         f" or more of the vCPUs' time, or one takes {duration(LONG_NS)} or more. Meanwhile the vCPU does not run: its"
         " timers are late, and whoever waits for it waits as well. Exits after which userspace has nothing to answer"
-        " (a signal, the end of the VM) do not count, nor does the firmware's loading of a kernel through fw_cfg.\n\n"
+        " (a signal, the end of the VM) do not count, nor do pauses and resets (the VM's"
+        " clock is set meanwhile: kvm_update_master_clock), nor the firmware's loading of a kernel through fw_cfg.\n\n"
         "Whether the thread worked, waited for a lock or had no CPU shows only with sched_switch in the recording."
         " Writes that change the memory map (PCI's BARs, HV_X64_MSR_SIMP and SIEFP) are slow in QEMU by themselves.",
     ),

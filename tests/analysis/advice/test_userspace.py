@@ -105,3 +105,11 @@ def test_ends_of_level_interrupts(tmp_path: Path) -> None:
     assert found.evidence[0].sentence == (
         "the end of 400 level interrupts went to userspace (KVM_EXIT_IOAPIC_EOI)"
     )
+
+
+def test_a_pause_is_not_slow(tmp_path: Path) -> None:
+    """When the VM goes on, its clock is set."""
+    rows = slow(9)
+    during = (SECOND + 20_000_000, "kvm_update_master_clock", 0, 0, {"use_master_clock": True})
+    (found,) = asked(tmp_path, "AD801", [*rows[:4], during, *rows[4:]]).findings
+    assert found.evidence[0].count == 8
