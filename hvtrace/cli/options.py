@@ -50,7 +50,7 @@ Kinds = Annotated[
     typer.Option(
         "--tracks",
         metavar="KIND,…",
-        help="Only these: states, timers, synic, interrupts, sched, counters, divergences.",
+        help="Only these: states, timers, synic, interrupts, sched, counters, divergences, vmbus.",
     ),
 ]
 

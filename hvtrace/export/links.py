@@ -40,6 +40,8 @@ class FlowKind:
     #: A divergence, by its row in the table instead of a seq: to its VM's track. With 1 to MOST_STEPS times STEP
     #: added: from an exit that led there.
     DIVERGENCE = 3
+    #: vmbus_recv_message, from the hypercall that posted it; or a SIGNAL_EVENT, to what it led to.
+    VMBUS = 4
     #: kvm_hv_flush_tlb*: to the target whose vCPU id is added.
     FLUSH = 1 << 15
 

@@ -18,6 +18,8 @@ from hvtrace.export.draw_sched import SchedLayer
 from hvtrace.export.draw_states import StateLayer
 from hvtrace.export.draw_synic import SynicLayer
 from hvtrace.export.draw_timers import TimerLayer
+from hvtrace.export.draw_vmbus import VmbusStateLayer
+from hvtrace.export.draw_vmbus_messages import VmbusMessageLayer
 from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
@@ -28,6 +30,7 @@ from hvtrace.export.states import Losses
 from hvtrace.export.streams import WINDOW, Which, windows
 from hvtrace.export.timeline import Timeline
 from hvtrace.export.tracks import Tracks
+from hvtrace.export.vmbus_facts import VmbusFacts
 from hvtrace.export.window import EventLayer, Slices, UnitLayer
 from hvtrace.export.wire import in_order
 from hvtrace.parsers.ahead import ahead
@@ -47,6 +50,7 @@ CATEGORIES = {
     "synic": "synic",
     "message": "synic",
     "interrupt": "interrupts",
+    "vmbus": "vmbus",
 }
 
 Progress = Callable[[int, int, str], None]
@@ -111,6 +115,7 @@ class _Writer:
         # In this order: a timer raises an interrupt by a delivery.
         if self._which.wants("timers", "synic", "interrupts"):
             events += [interrupts, synic, timers, SenderLayer(interrupts, by_vm)]
+        events += self._vmbus()
         if self._which.wants("sched") and any(map(self._store.has, SchedLayer.tables)):
             events.append(SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)))
         self._states = StateLayer(names, tracks)
@@ -120,6 +125,16 @@ class _Writer:
         if not ticks:
             units.append(HaltLayer(names, tracks, self._store))
         return Timeline(events, units, losses, self._links)
+
+    def _vmbus(self) -> list[EventLayer]:
+        """Layers of VMBus, which is the VM's; none where QEMU's events are not in the store."""
+        if not self._which.wants("vmbus") or self._which.vcpu is not None:
+            return []
+        facts = VmbusFacts.of(self._store)
+        if facts is None:
+            return []
+        shared = (self._names, self._tracks, facts)
+        return [VmbusStateLayer(*shared), VmbusMessageLayer(*shared)]
 
     def run(self, progress: Progress | None) -> int:
         """Write everything."""

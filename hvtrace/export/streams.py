@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from hvtrace.export.cut import BY_VCPU, Keys, Span, first_after, last_before, span_of
+from hvtrace.schema.qemu import QEMU
 from hvtrace.store import Store
 
 __all__ = ["Rows", "Which", "windows"]
@@ -25,6 +26,8 @@ _FEWEST, _MOST = 1 << 10, 1 << 17
 
 #: What every table is read with.
 COMMON = ("seq", "ts_ns", "cpu", "vm", "vcpu")
+#: Tables whose rows belong to a VM and not to its vCPUs.
+OF_VM = frozenset(event.name for event in QEMU)
 #: Tables of which the rows of other threads count as well.
 UNFILTERED = frozenset({"sched_switch", "sched_wakeup"})
 
@@ -50,7 +53,7 @@ class _Stream:
     def __init__(
         self, store: Store, table: str, columns: Sequence[str], which: Which, span: Span, share: float
     ) -> None:
-        self._wanted = None if table in UNFILTERED else _wanted(which)
+        self._wanted = _wanted(table, which)
         self._every = which.vm is None and which.vcpu is None
         self._span = span
         file = store.parquet(table)
@@ -94,7 +97,12 @@ class _Stream:
         return frame[:cut]
 
 
-def _wanted(which: Which) -> pl.Expr:
+def _wanted(table: str, which: Which) -> pl.Expr | None:
+    """Which rows of a table are wanted; None: all."""
+    if table in UNFILTERED:
+        return None
+    if table in OF_VM:
+        return None if which.vm is None else pl.col("vm") == which.vm
     wanted = pl.col("vcpu").is_not_null()
     if which.vm is not None:
         wanted &= pl.col("vm") == which.vm
@@ -154,7 +162,8 @@ def windows(
 
     def edge(look: Any, seq: int) -> dict[str, pl.DataFrame]:
         rows = {t: look(store, t, columns, seq, by.get(t, BY_VCPU)) for t, columns in wanted.items()}
-        return {t: own if t in UNFILTERED else own.filter(_wanted(which)) for t, own in rows.items()}
+        kept = {t: _wanted(t, which) for t in rows}
+        return {t: own if (mine := kept[t]) is None else own.filter(mine) for t, own in rows.items()}
 
     # What led to the span's first events mostly is not far.
     start = max(0, span.start - LOOKED_BACK)

@@ -149,6 +149,42 @@ TRACKS: dict[str, Kind] = {
     ),
     "reasons": Kind("vcpu", _is("Exits by reason"), 60, None, "Exits by reason, the commonest first."),
     "reason": Kind("reasons", str, 0, "counters", "Exits of this vCPU for this reason."),
+    "vmbus": Kind("vm", _is("VMBus"), 50, None, "VMBus of this VM, as QEMU's trace events tell of it."),
+    "vmbus connection": Kind(
+        "vmbus",
+        _is("Connection"),
+        0,
+        "vmbus",
+        "Versions that the guest tries, and the one it goes on with; no event tells the host's answer to a contact.",
+    ),
+    "vmbus messages": Kind(
+        "vmbus",
+        _is("Messages"),
+        1,
+        "vmbus",
+        "Messages of the guest, by type: from being received until the answer was delivered, or (where there is none) "
+        "until QEMU took it up. One that came while another was being handled begins where that one ends; waited_ns "
+        "says how long it waited. Beneath lie messages to the guest, from the post to its outcome.",
+    ),
+    "vmbus balloon": Kind("vmbus", _is("Balloon"), 40, "vmbus", "State of QEMU's Hyper-V balloon."),
+    "vmbus packets": Kind(
+        "vmbus", _is("Balloon packets"), 41, "vmbus", "What the balloon asks of the guest, and what it reads."
+    ),
+    "vmbus channel": Kind(
+        "vmbus",
+        lambda channel: f"Channel {channel}",
+        100,
+        "vmbus",
+        "The channel's life: offered, pages shared, open, closed. Events print no GUID, so devices have no names.",
+    ),
+    "vmbus signals": Kind(
+        "vmbus",
+        lambda channel: f"Channel {channel} signals",
+        5000,
+        "vmbus",
+        "Signals of the channel: SIGNAL_EVENT to the host (by QEMU's connection id, 16 + channel), notify to the "
+        "guest. An arrow to an interrupt is found by the order in time.",
+    ),
 }
 
 #: What `--tracks` takes, in this order.

@@ -32,7 +32,7 @@ def shape(s: Drawn) -> tuple[Any, ...]:
     return s.track, s.short, sorted((k, v) for k, v in s.arguments.items() if k not in FROM_BEFORE)
 
 
-@pytest.mark.parametrize("name", ["two-vms", "lossy", "kut-hyperv_synic"])
+@pytest.mark.parametrize("name", ["two-vms", "lossy", "kut-hyperv_synic", "vmbus-balloon-ftrace-2s"])
 @pytest.mark.parametrize("part", [(0.3, 0.31), (0.0, 0.4), (0.5, 0.500001), (0.7, 1.0)])
 def test_a_part_is_drawn_as_in_the_whole(
     recorded: Callable[[str], Store], name: str, part: tuple[float, float]
@@ -106,7 +106,8 @@ def test_kinds_of_tracks_alone(recorded: Callable[[str], Store], part: str) -> N
         "interrupts": {"interrupt"},
         "sched": {"sched"},
         "divergences": {"divergence"},
+        "vmbus": {"vmbus"},
     }
-    store = recorded("kut-hyperv_synic")
+    store = recorded("vmbus-balloon-ftrace-2s" if part == "vmbus" else "kut-hyperv_synic")
     want = [shape(s) for s in drawn(store) if s.category in categories[part]]
     assert sorted(shape(s) for s in drawn(store, Which(parts=frozenset({part})))) == sorted(want)
