@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_findings_for_people(folder: Path) -> None:
     """The finding, its evidence, what to do, the gain; what was not found, and what cannot be judged and why."""
-    done = run("pit.hvt", "--code", "AD202", "--code", "pit-reads", "--code", "AD206", cwd=folder)
+    done = run("pit.hvt", "--code", "AD212", "--code", "pit-reads", "--code", "AD206", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "1 finding (1 low) in 4.997 s of 1 VM\n"
@@ -58,7 +58,7 @@ def test_findings_for_people(folder: Path) -> None:
         "Looked for and not found: AD206 rtc-reads.\n"
         "\n"
         "Could not be judged:\n"
-        "  AD202 hpet-reads: no kvm_mmio in the recording\n"
+        "  AD212 pit-ticks: no kvm_set_irq in the recording\n"
     )
 
 

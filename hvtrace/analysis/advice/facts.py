@@ -24,6 +24,7 @@ EXITS_OF: dict[str, frozenset[tuple[int, int]]] = {
     "kvm_msr": frozenset({(ISA_VMX, 31), (ISA_VMX, 32), (ISA_SVM, 0x7C)}),
     "kvm_cpuid": frozenset({(ISA_VMX, 10), (ISA_SVM, 0x72)}),
     "kvm_hv_hypercall": frozenset({(ISA_VMX, 18), (ISA_SVM, 0x81)}),
+    "kvm_mmio": frozenset({(ISA_VMX, 44), (ISA_VMX, 48), (ISA_VMX, 49), (ISA_SVM, 0x400)}),
 }
 
 _WRITE = pl.col("write") != 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
+from hvtrace.abi.exit_reasons import ISA_VMX
 from hvtrace.analysis.advice import snippets
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged, severity_of
@@ -24,6 +25,10 @@ X2APIC_EOI, XAPIC_EOI = about("msr", 0x80B, write=True), about("address", 0xFEE0
 HYPERV_EOI = about("msr", 0x4000_0070, write=True)
 _EOIS = frozenset({X2APIC_EOI, XAPIC_EOI, HYPERV_EOI})
 
+#: Accesses of the xAPIC's page on VMX, where no instruction was emulated: KVM ends the interrupt at once
+#: (handle_apic_access in arch/x86/kvm/vmx/vmx.c), and traces no kvm_mmio.
+_VMX_EOI = (ISA_VMX << 32 | 44, XAPIC_EOI)
+
 #: Reads of port 0x61 (the PIT's gate, on which a calibration waits) of one boot: a firmware makes a few, a calibration
 #: dozens or thousands.
 CALIBRATION_READS = 100
@@ -34,7 +39,7 @@ _WINDOWS_BUGCHECK = "CLOCK_WATCHDOG_TIMEOUT"
 
 def _eois(facts: Facts, vm: int) -> tuple[Accesses, Accesses]:
     """EOIs that exit through the APIC itself, and those through Hyper-V's MSR."""
-    slices = facts.once("EOIs", lambda: per_slice(facts, _EOIS))
+    slices = facts.once("EOIs", lambda: per_slice(facts, _EOIS, _VMX_EOI))
     apic = accesses(facts, slices, vm, {X2APIC_EOI, XAPIC_EOI}, EOIS_PER_SECOND)
     return apic, accesses(facts, slices, vm, {HYPERV_EOI}, EOIS_PER_SECOND)
 

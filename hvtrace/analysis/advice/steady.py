@@ -64,10 +64,18 @@ def too_short(facts: Facts, vm: int, advice: Advice) -> Iterator[Unjudged]:
         yield Unjudged(advice.code, advice.name, vm, reason)
 
 
-def per_slice(facts: Facts, watched: Collection[int]) -> pl.DataFrame:
-    """Exits on what `watched` names, by vm, about and slice: count, time_ns, userspace_ns, first_seq, last_seq."""
+def per_slice(facts: Facts, watched: Collection[int], untold: tuple[int, int] | None = None) -> pl.DataFrame:
+    """Exits on what `watched` names, by vm, about and slice: count, time_ns, userspace_ns, first_seq, last_seq.
+
+    `untold`: a reason (isa << 32 | exit_reason), and what those of its exits are about of which nothing tells it.
+    """
+    told = pl.col("about")
+    if untold is not None:
+        silent = told.is_null() & (pl.col("reason") == untold[0])
+        told = pl.when(silent).then(pl.lit(untold[1], pl.UInt64)).otherwise(told)
     return (
         facts.handled.lazy()
+        .with_columns(about=told)
         .filter(pl.col("about").is_in(sorted(watched)), ~pl.col("nested"))
         .group_by("vm", "about", slice=pl.col("ts_ns") // slice_ns(facts))
         .agg(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from advice_cases.enlightenments import HYPERCALL, guest
 from builders.store import Row, tiny_store
 
+import hvtrace
 from hvtrace.analysis.advice.facts import Facts
 from hvtrace.analysis.advice.finding import Advice, Effect, Evidence, Finding, Severity, Unjudged
 from hvtrace.analysis.advise import Fine, Question, advise, chosen
@@ -56,13 +57,17 @@ def test_the_worst_first(store: Store) -> None:
 def test_what_was_not_recorded_is_not_fine(store: Store) -> None:
     """An advice whose tracepoints are missing is open, and says which they are; one that has them is fine."""
     rows = (
-        advice("AD901", needs=("kvm_exit", "kvm_msr_x", "kvm_mmio")),
+        advice("AD901", needs=("kvm_exit", "kvm_msr_x", "kvm_set_irq")),
         advice("AD902", needs=("kvm_exit",)),
     )
     answer = advise(store, Question(), rows)
     assert answer.unjudged == [
         Unjudged(
-            "AD901", "ad901", None, "no kvm_msr_x and no kvm_mmio in the recording", ("kvm_msr_x", "kvm_mmio")
+            "AD901",
+            "ad901",
+            None,
+            "no kvm_msr_x and no kvm_set_irq in the recording",
+            ("kvm_msr_x", "kvm_set_irq"),
         )
     ]
     assert answer.fine == [Fine("AD902", "ad902", (0,))]
@@ -78,6 +83,12 @@ def test_a_table_that_would_not_be_empty_was_not(tmp_path: Path) -> None:
     rows = [*EVENTS, (2_000, "kvm_exit", 0, 0, {"isa": 2, "exit_reason": 0x7B})]
     answer = advise(tiny_store(tmp_path / "io.hvt", rows), Question(), (advice("AD901", needs=("kvm_pio",)),))
     assert [open_.missing for open_ in answer.unjudged] == [("kvm_pio",)]
+
+
+def test_in_python(recorded: Callable[..., Store]) -> None:
+    """hvtrace.open("trace.hvt").advise("AD2"): the same answer."""
+    store = recorded("linux-clock-hpet-1s")
+    assert hvtrace.open(store.path).advise("AD2") == advise(store, Question(codes=("AD2",)))
 
 
 def test_what_was_not_looked_at_is_said(tmp_path: Path) -> None:
