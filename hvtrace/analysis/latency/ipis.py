@@ -62,11 +62,10 @@ def _ipis(events: Events) -> pl.DataFrame:
     entries = events.followers("kvm_entry")
     sends = sends.hstack(entries.at(entries.after(sends), {"entered": "seq"}))
     sends = sends.select("tid", "command", "entered", "seq", "ts_ns", sent_seq="seq", sender="owner")
-    taken = pl.concat(
-        events.rows(table, command=_command(pl.col("dm").cast(pl.UInt32) | pl.col("vec")))
-        for table in _ACCEPTED
-        if events.has(table)
-    )
+    accepted = _command(pl.col("dm").cast(pl.UInt32) | pl.col("vec"))
+    # Few interrupts are of a kind that was sent.
+    alike = accepted.is_in(sends["command"].unique().implode())
+    taken = pl.concat(events.rows(table, alike, command=accepted) for table in _ACCEPTED if events.has(table))
     found = (
         taken.sort("seq")
         .collect()
