@@ -117,7 +117,7 @@ def off(facts: Facts, vm: int, advice: Advice) -> Iterator[Finding]:
         advice.name,
         Severity.MEDIUM,
         vm,
-        f"Halt polling is off, and {times(halts, 'halt')} of which many are short pay for a full wake-up",
+        f"Halt polling is off, and many of {times(halts, 'halt')} are short: each pays for a full wake-up",
         (
             Evidence(
                 f"{shortened:,} of {times(halts, 'halt')}, {each_second(shortened, life)}, would have ended while"
