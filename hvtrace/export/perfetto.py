@@ -20,6 +20,7 @@ from hvtrace.export.draw_synic import SynicLayer
 from hvtrace.export.draw_timers import TimerLayer
 from hvtrace.export.draw_vmbus import VmbusStateLayer
 from hvtrace.export.draw_vmbus_messages import VmbusMessageLayer
+from hvtrace.export.draw_vmbus_signals import VmbusSignalLayer
 from hvtrace.export.interning import Interned, sequence_start
 from hvtrace.export.link_senders import SenderLayer
 from hvtrace.export.links import Links
@@ -113,9 +114,10 @@ class _Writer:
         timers = TimerLayer(names, tracks, losses, interrupts, synic, ticks=ticks)
         events: list[EventLayer] = []
         # In this order: a timer raises an interrupt by a delivery.
-        if self._which.wants("timers", "synic", "interrupts"):
+        vmbus = self._vmbus(synic)
+        if vmbus or self._which.wants("timers", "synic", "interrupts"):
             events += [interrupts, synic, timers, SenderLayer(interrupts, by_vm)]
-        events += self._vmbus()
+        events += vmbus
         if self._which.wants("sched") and any(map(self._store.has, SchedLayer.tables)):
             events.append(SchedLayer(names, tracks, losses, manifest.vms, frozenset(self._vcpus)))
         self._states = StateLayer(names, tracks)
@@ -126,7 +128,7 @@ class _Writer:
             units.append(HaltLayer(names, tracks, self._store))
         return Timeline(events, units, losses, self._links)
 
-    def _vmbus(self) -> list[EventLayer]:
+    def _vmbus(self, synic: SynicLayer) -> list[EventLayer]:
         """Layers of VMBus, which is the VM's; none where QEMU's events are not in the store."""
         if not self._which.wants("vmbus") or self._which.vcpu is not None:
             return []
@@ -134,7 +136,8 @@ class _Writer:
         if facts is None:
             return []
         shared = (self._names, self._tracks, facts)
-        return [VmbusStateLayer(*shared), VmbusMessageLayer(*shared)]
+        signals = VmbusSignalLayer(*shared, synic, self._store.manifest.vms)
+        return [VmbusStateLayer(*shared), VmbusMessageLayer(*shared), signals]
 
     def run(self, progress: Progress | None) -> int:
         """Write everything."""
