@@ -99,7 +99,9 @@ class VmbusMessageLayer:
             return []
         received = events.filter(pl.col("kind") == RECEIVED)
         fresh = received.join(self._left.select("vm", "seq"), on=["vm", "seq"], how="anti")
-        sent = fresh.filter(pl.col("key").is_not_null())
+        # Where KVM was traced: else the vCPU's state is not the one that sent it.
+        traced = pl.col("ts") <= self._facts.kvm_until
+        sent = fresh.filter(pl.col("key").is_not_null(), traced)
         window.links.around(
             sent["key"].to_numpy(),
             sent["seq"].to_numpy(),

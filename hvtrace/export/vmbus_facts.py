@@ -31,6 +31,9 @@ CHANNEL_BITS = 12
 #: The balloon enters this state while its channel is being opened.
 _BALLOON_OPENED = "S_VERSION"
 
+#: Events that come as long as KVM is traced.
+_KVM = ("kvm_entry", "kvm_exit", "kvm_userspace_exit", "kvm_hv_hypercall_done")
+
 SHARED = ("vmbus_gpadl_header", "vmbus_gpadl_created", "vmbus_gpadl_teardown", "vmbus_gpadl_torndown")
 
 
@@ -43,7 +46,8 @@ def vm_of() -> pl.Expr:
 class VmbusFacts:
     """`channels`: vm, channel. `opens`: vm, gpadl, channel, seq, in order. `balloons`: vm, channel.
 
-    `losses`: in which VMBus events of QEMU's were lost. `residual_ns`: so far may their stamps be off.
+    `losses`: in which VMBus events of QEMU's were lost. `residual_ns`: so far may their stamps be off. `kvm_until`: the
+    last stamp of KVM's events; QEMU's may go on.
     """
 
     channels: pl.DataFrame
@@ -51,6 +55,7 @@ class VmbusFacts:
     balloons: pl.DataFrame
     losses: Losses
     residual_ns: int
+    kvm_until: int
 
     @classmethod
     def of(cls, store: Store) -> VmbusFacts | None:
@@ -75,6 +80,7 @@ class VmbusFacts:
             _balloons(store, opens),
             Losses(lost),
             max((one.get("residual_ns", 0) for one in aligned), default=0),
+            _last_of_kvm(store),
         )
 
     def channel_of(self, gpadls: pl.DataFrame) -> pl.DataFrame:
@@ -86,6 +92,13 @@ class VmbusFacts:
             strategy="nearest",
             check_sortedness=False,
         )
+
+
+def _last_of_kvm(store: Store) -> int:
+    """The last stamp of KVM's events, of which one of these tables has the last or nearly so."""
+    tables = [store.scan(table).select(pl.col("ts_ns").max()) for table in _KVM if store.has(table)]
+    last = pl.concat(tables).collect()["ts_ns"].max() if tables else None
+    return last if isinstance(last, int) else -1
 
 
 def _empty(*names: str) -> pl.DataFrame:
