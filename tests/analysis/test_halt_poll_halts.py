@@ -74,6 +74,23 @@ def test_the_polling_time_in_force(tmp_path: Path) -> None:
     assert halts.in_force(HostSetting(0)).tolist() == [0, 160_000, 0, 200_000, 0]
 
 
+def test_a_halt_as_long_as_the_cap_tells_nothing(tmp_path: Path) -> None:
+    """It shrinks no polling time; one that is a ns longer would have, had there been any."""
+    events = [wakeup(10, 200_000), wakeup(20, 200_001), wakeup(30, 5)]
+    halts = of(tiny_store(tmp_path / "t.hvt", events))
+    assert halts.in_force(OWN).tolist() == [-1, -1, 0]
+
+
+def test_a_change_of_another_thread_is_not_the_halts(tmp_path: Path) -> None:
+    """Where a vCPU moves from thread to thread, what the one began the other does not end."""
+    ts, table, vcpu, cpu, told = change(10, 0, 10_000)
+    halts = of(
+        tiny_store(tmp_path / "t.hvt", [(ts, table, vcpu, cpu, told | {"tid": 7}), wakeup(11, 50_000)])
+    )
+    assert halts.new.tolist() == [-1]
+    assert halts.orphans["new"].to_list() == [10_000]
+
+
 @pytest.mark.parametrize(
     ("before", "allowed"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from builders.polling_host import Guest, Host
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvtrace.analysis.halt_poll.machine import values_of, walks
@@ -53,13 +53,14 @@ def plainly(setting: HostSetting, vcpus: list[list[int]], wakes: tuple[int, int]
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(SETTINGS, min_size=1, max_size=10), st.lists(ARRIVALS, min_size=1, max_size=3), WAKES)
 def test_all_halts_at_once_are_what_they_are_one_by_one(
-    settings: list[HostSetting], vcpus: list[list[int]], wakes: tuple[int, int]
+    choices: list[HostSetting], vcpus: list[list[int]], wakes: tuple[int, int]
 ) -> None:
     """Under any settings, of any vCPUs: the polling time before each halt."""
     vcpus = [own for own in vcpus if own]
-    for setting, walk in zip(settings, walks(settings, halts_of(vcpus, wakes)), strict=True):
+    for setting, walk in zip(choices, walks(choices, halts_of(vcpus, wakes)), strict=True):
         assert walk.tolist() == plainly(setting, vcpus, wakes)
 
 
@@ -68,17 +69,18 @@ def test_pieces_are_joined() -> None:
     draw = np.random.default_rng(1)
     arrivals = np.exp(draw.normal(10.5, 1.5, 30_000)).astype(np.int64) + 1
     vcpus = [arrivals[:20_000].tolist(), arrivals[20_000:].tolist()]
-    settings = [HostSetting(200_000), HostSetting(200_000, shrink=2), HostSetting(50_000, grow=3, shrink=2)]
-    for setting, walk in zip(settings, walks(settings, halts_of(vcpus, (100, 5_000))), strict=True):
+    choices = [HostSetting(200_000), HostSetting(200_000, shrink=2), HostSetting(50_000, grow=3, shrink=2)]
+    for setting, walk in zip(choices, walks(choices, halts_of(vcpus, (100, 5_000))), strict=True):
         assert walk.tolist() == plainly(setting, vcpus, (100, 5_000))
         assert len(np.unique(walk)) > 4
 
 
+@settings(deadline=None)
 @given(st.lists(GUESTS, min_size=1, max_size=4), ARRIVALS, st.integers(0, 60_000))
-def test_a_guest_that_polls(settings: list[GuestSetting], arrivals: list[int], slept: int) -> None:
+def test_a_guest_that_polls(choices: list[GuestSetting], arrivals: list[int], slept: int) -> None:
     """The governor's limit before each idle time, idle time by idle time."""
-    found = walks(settings, halts_of([arrivals], (0, slept)))
-    for setting, walk in zip(settings, found, strict=True):
+    found = walks(choices, halts_of([arrivals], (0, slept)))
+    for setting, walk in zip(choices, found, strict=True):
         guest = Guest(setting.cap, setting.grow, setting.start, setting.shrink, slept)
         limits = []
         for arrival in arrivals:
@@ -87,6 +89,17 @@ def test_a_guest_that_polls(settings: list[GuestSetting], arrivals: list[int], s
         assert walk.tolist() == limits
 
 
+def test_edges_of_a_guest_that_polls() -> None:
+    """HLT that took as long as the limit changes nothing, as long as the cap grows it, a moment longer shrinks it."""
+    setting, slept = GuestSetting(), 0
+    after = {
+        limit + left: int(setting.after(np.array([limit]), halts_of([[limit + left]], (0, slept)))[0])
+        for limit, left in ((50_000, 50_000), (50_000, 200_000), (50_000, 200_001), (200_000, 200_000))
+    }
+    assert after == {100_000: 50_000, 250_000: 100_000, 250_001: 25_000, 400_000: 200_000}
+
+
+@settings(deadline=None)
 @given(SETTINGS, st.integers(0, 2**32 - 1), st.one_of(st.integers(0, 400_000), st.integers(0, 2**33)))
 def test_the_rules_are_those_the_replay_judges_by(setting: HostSetting, poll: int, ns: int) -> None:
     """What is due after a halt, and what the values become: as in the reference model."""
