@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hvtrace.analysis.diff.align_events import BELONGS, KINDS, described, sequence_name
+from hvtrace.analysis.diff.align_events import BELONGS, KINDS, by_chance, described, sequence_name
 from hvtrace.analysis.diff.align_units import with_effects
 from hvtrace.analysis.diff.side import Side
 from hvtrace.analysis.scope import Scope
@@ -57,10 +57,11 @@ class Alignment:
     """The answer.
 
     `rows`, one a sequence of a vCPU, those that differ first, by time: COLUMNS, and "a" and "b". verdict: "same",
-    "differs", "a-goes-on", "b-goes-on" (where the other has ended), "unknown" (it was cut off by a loss); common:
-    events before the first difference, of events_a and events_b; hunks: how many differences were walked over, only_a
-    and only_b: events in them; rejoined: whether both go on together after the last; seq and ts of the first event
-    that differs, null where there is none. "a", "b": [{seq, ts_ns, text, common}] around it.
+    "differs", "a-goes-on", "b-goes-on" (where the other has ended), "unknown" (cut off by a loss, or only one recording
+    has any such event and time decides that); common: events before the first difference, of events_a and events_b;
+    hunks: how many differences were walked over, only_a and only_b: events in them; rejoined: whether both go on
+    together after the last; seq and ts of the first event that differs, null where there is none. "a", "b":
+    [{seq, ts_ns, text, common}] around it.
 
     `until_a`, `until_b`: where events were first lost; nothing after that was compared. `vms`: the pairs of VMs.
     `not_compared`: tracepoints that one recording has and the other was not recorded with, or what an event is
@@ -108,7 +109,10 @@ def align(a: Store, b: Store, scope_a: Scope | None = None, scope_b: Scope | Non
         for vcpu, number in sorted({key[1:] for own, vm in of_both for key in own.of(vm)}):
             first, second = (own.sequences.get((vm, vcpu, number), _NOTHING) for own, vm in of_both)
             row = {"vm_a": vms[0], "vm_b": vms[1], "vcpu": vcpu, "sequence": sequence_name(number)}
-            answer.rows.append(row | _compared(first, second, *events))
+            row |= _compared(first, second, *events)
+            if by_chance(number) and not (len(first.at) and len(second.at)):
+                row["verdict"] = "unknown"
+            answer.rows.append(row)
     starts = [side.start for side in sides]
     answer.rows.sort(
         key=lambda row: (_VERDICTS[row["verdict"]], _when(row, starts), row["vcpu"], row["sequence"])

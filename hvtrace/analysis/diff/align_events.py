@@ -21,13 +21,18 @@ from hvtrace.abi.register import Kind as Register
 from hvtrace.abi.status import status_name
 from hvtrace.schema.names import NAME_TABLES
 
-__all__ = ["BELONGS", "KINDS", "PROGRAM", "Kind", "described", "sequence_name"]
+__all__ = ["BELONGS", "KINDS", "PROGRAM", "Kind", "by_chance", "described", "sequence_name"]
 
 #: The sequence of what the guest does in its own order.
 PROGRAM = 0
 
 #: Where other sequences' numbers begin; the low 32 bits say which one.
-_MSR, _HYPERCALL, _KVM_CALL, _SINT, _USERSPACE = (kind << 32 for kind in range(1, 6))
+_MSR, _HYPERCALL, _KVM_CALL, _SINT, _USERSPACE, _PERIOD, _GROWTH, _SHRINKAGE = (
+    kind << 32 for kind in range(1, 9)
+)
+
+#: Of these, time decides whether there are any events at all.
+_BY_CHANCE = (_MSR, _PERIOD, _GROWTH, _SHRINKAGE)
 
 _LOW = 0xFFFFFFFF
 
@@ -65,9 +70,15 @@ _FREQUENCIES = (0x15, 0x16, 0x40000010)
 #: CPUID leaves whose subleaf counts; for others ECX holds whatever it held.
 _WITH_SUBLEAVES = (0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1A, 0x1B, 0x1D, 0x1F, 0x8000001D)
 
-#: Tracepoints that say what KVM did about an access, where both recordings have them. They come before the access
-#: itself in its exit, or within a hypercall.
-BELONGS = ("kvm_entry", "kvm_eoi", "kvm_hv_notify_acked_sint", "kvm_hv_send_ipi", "kvm_apic_accept_irq")
+#: Tracepoints that say what KVM did about an access, or what a guest set, where both recordings have them.
+BELONGS = (
+    "kvm_entry",
+    "kvm_eoi",
+    "kvm_hv_notify_acked_sint",
+    "kvm_hv_send_ipi",
+    "kvm_apic_accept_irq",
+    "kvm_hv_stimer_set_count",
+)
 
 
 #: MSR index → the bits of its value that count, where not all do: an address is the guest allocator's choice.
@@ -226,7 +237,36 @@ KINDS: tuple[Kind, ...] = (
         lambda row: f"userspace sets STIMER{row['timer']}_CONFIG = {row['config']:#x}",
         pl.col("host"),
     ),
+    # When a timer expires time decides, but not by how much the next expiry follows.
+    Kind(
+        "kvm_hv_stimer_start_periodic",
+        _number(_PERIOD, "timer_index"),
+        {"timer": pl.col("timer_index"), "astray": pl.col("astray").fill_null(value=False)},
+        lambda row: (
+            f"STIMER{row['timer']} expires at {row['shown_exp_time']}"
+            + (
+                f", no multiple of its period {row['shown_period']} after the time before"
+                if row["astray"]
+                else ""
+            )
+        ),
+        shown=("exp_time", "period"),
+    ),
+    # When a polling time changes time decides, but not from what to what.
+    Kind(
+        "kvm_halt_poll_ns",
+        pl.when("grow").then(_number(_GROWTH, "old")).otherwise(_number(_SHRINKAGE, "old")),
+        {"grow": pl.col("grow"), "old": pl.col("old"), "new": pl.col("new")},
+        lambda row: (
+            f"polling time {'grows' if row['grow'] else 'shrinks'} from {row['old']} to {row['new']} ns"
+        ),
+    ),
 )
+
+
+def by_chance(number: int) -> bool:
+    """Whether time decides if a sequence has events at all."""
+    return number - (number & _LOW) in _BY_CHANCE
 
 
 def described(kind: Kind, row: Mapping[str, Any]) -> str:
@@ -244,5 +284,8 @@ def sequence_name(number: int) -> str:
         _KVM_CALL: NAME_TABLES["kvm_hypercall"].get(low, f"KVM hypercall {low}"),
         _SINT: f"SINT {low}",
         _USERSPACE: "userspace",
+        _PERIOD: f"STIMER{low} period",
+        _GROWTH: f"polling time grows from {low}",
+        _SHRINKAGE: f"polling time shrinks from {low}",
     }
     return names[number - low]

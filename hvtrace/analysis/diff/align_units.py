@@ -17,12 +17,15 @@ def with_effects(store: Store, tracepoint: str, shared: set[str]) -> pl.LazyFram
 
     kvm_msr gets `eois` and `acks`: how many kvm_eoi and kvm_hv_notify_acked_sint its thread traced since the entry or
     the access before. kvm_hv_hypercall_done gets `code` and `fast` of its hypercall, and `misdirected`: whether the
-    vCPUs that accepted the interrupt of a kvm_hv_send_ipi are others than asked for. Null where that is not known.
+    vCPUs that accepted the interrupt of a kvm_hv_send_ipi are others than asked for. kvm_hv_stimer_start_periodic gets
+    `period`, and `astray`: whether it expires at no multiple of it after the time before. Null where it is not known.
     """
     if tracepoint == "kvm_msr":
         return _msr(store, shared)
     if tracepoint == "kvm_hv_hypercall_done":
         return _hypercalls(store, shared)
+    if tracepoint == "kvm_hv_stimer_start_periodic":
+        return _periods(store, shared)
     return store.scan(tracepoint).sort("seq")
 
 
@@ -105,3 +108,31 @@ def _hypercalls(store: Store, shared: set[str]) -> pl.LazyFrame:
         .select("code", "fast", "misdirected", seq="done")
     )
     return own.join(found, on="seq", maintain_order="left")
+
+
+def _periods(store: Store, shared: set[str]) -> pl.LazyFrame:
+    """Starts of periodic timers. Whatever is set anew in between begins a new count."""
+    own = store.scan("kvm_hv_stimer_start_periodic").sort("seq")
+    if "kvm_hv_stimer_set_count" not in shared or not store.has("kvm_hv_stimer_set_count"):
+        return own.with_columns(period=pl.lit(None, pl.UInt64), astray=pl.lit(None, pl.Boolean))
+    timer = ["vm", "vcpu", "timer_index"]
+    parts = [own.select("seq", *timer, "exp_time", set=pl.lit(value=False))]
+    for table, period in (("kvm_hv_stimer_set_count", "count"), ("kvm_hv_stimer_set_config", None)):
+        if store.has(table):
+            column = pl.lit(None, pl.UInt64) if period is None else pl.col(period)
+            parts.append(store.scan(table).select("seq", *timer, period=column, set=pl.lit(value=True)))
+    again = ~pl.col("set") & ~pl.col("set").shift(1)
+    before = pl.col("exp_time").shift(1)
+    found = (
+        pl.concat(parts, how="diagonal")
+        .sort(*timer, "seq")
+        .with_columns(pl.col("period").forward_fill().over(timer))
+        .with_columns(
+            astray=pl.when(again.over(timer) & (pl.col("period") > 0)).then(
+                (pl.col("exp_time") - before.over(timer)) % pl.col("period") != 0
+            )
+        )
+        .filter(~pl.col("set"))
+        .select("seq", "period", "astray")
+    )
+    return own.join(found, on="seq", how="left", maintain_order="left")
