@@ -68,15 +68,17 @@ def halt_poll(
 
       hvtrace halt-poll trace.hvt
 
-      hvtrace halt-poll trace.hvt --what-if halt_poll_ns=50000,grow=2 --what-if off
+      hvtrace halt-poll trace.hvt --what-if halt_poll_ns=50000,shrink=2
 
       hvtrace halt-poll trace.hvt --sweep auto --prefer latency
 
-      hvtrace halt-poll trace.hvt --sweep halt_poll_ns=0:400000:50000 --plot polling.html
+      hvtrace halt-poll trace.dat --sweep halt_poll_ns=0:400000:50000
 
-      hvtrace halt-poll trace.hvt --what-if guest=on,guest_halt_poll_ns=100000
+      hvtrace halt-poll trace.hvt --what-if off --what-if guest=on
 
-      hvtrace halt-poll trace.hvt --own halt_poll_ns=200000,shrink=0 --output-format json
+      hvtrace halt-poll trace.hvt --sweep auto --plot polling.html
+
+      hvtrace halt-poll trace.hvt --own shrink=0 --output-format json
     """
     from dataclasses import asdict
 
