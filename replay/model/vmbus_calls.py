@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hvtrace.abi.vmbus import CONNECTION_MASK, QEMU_FIRST_CHANNEL_CONNECTION
+from hvtrace.abi.vmbus import CONNECTION_MASK, POST_MESSAGE, QEMU_FIRST_CHANNEL_CONNECTION
 from hvtrace.replay.model.vmbus import Life
 from hvtrace.replay.model.vmbus_finding import Aspect, Finding
 from hvtrace.replay.verdict import Reason
@@ -28,8 +28,8 @@ RECEIVED, DOUBTFUL = frozenset({0x00, 0x13}), 0x03
 #: Results of a SIGNAL_EVENT: KVM knew the connection; QEMU does not know it either.
 SIGNALLED, NO_CONNECTION = 0x00, 0x12
 
-#: Calls, messages and signals that wait to be compared, and interrupts kept.
-KEPT, MOST_RAISED = 4096, 512
+#: Calls, messages and signals that wait to be compared, and interrupts kept of each vCPU.
+KEPT, MOST_RAISED = 4096, 64
 
 #: Thread of an event of QEMU's that does not tell.
 NO_THREAD = -1
@@ -68,11 +68,13 @@ class Receipt:
 
 @dataclass(slots=True)
 class Delivery:
-    """A message that the guest got, from post to report (ns): where its interrupt must be seen."""
+    """A message that the guest got, from post to report (ns): its interrupt must be seen between, at that vCPU."""
 
     answer: Answer
+    first_ns: int
     last_ns: int
-    vcpu: int
+    vcpu: Vcpu
+    raised: bool = False
 
 
 @dataclass(slots=True)
@@ -87,16 +89,22 @@ class Joint:
     receipts: deque[Receipt] = field(default_factory=deque)
     signals: deque[Ended] = field(default_factory=deque)
     deliveries: deque[Delivery] = field(default_factory=deque)
-    raised: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MOST_RAISED))
+    #: When the source of VMBus was raised last, by vCPU.
+    raised: dict[int, deque[int]] = field(default_factory=dict)
     #: QEMU's threads are not those that KVM's events name: another namespace, or they are not told.
     foreign: bool = False
 
-    def clear(self) -> list[Judged]:
-        """Events were lost: what waits cannot be judged."""
-        found = self.ended(Reason.EVENTS_LOST)
+    def lose(self) -> list[Judged]:
+        """Events of KVM's were lost: what waits cannot be judged."""
         self.under.clear()
         self.raised.clear()
-        return found
+        return self.ended(Reason.EVENTS_LOST)
+
+    @property
+    def posted(self) -> int:
+        """Messages that the guest posts or has posted, and that may have reached VMBus."""
+        under = sum(call.code == POST_MESSAGE for call in self.under.values())
+        return under + sum(_reached(post.call) for post in self.posts)
 
     def keep(self, waiting: deque[Ended], call: Call, last_ns: int) -> None:
         """A call is over."""
@@ -110,9 +118,21 @@ class Joint:
             self.receipts.popleft()
         self.receipts.append(receipt)
 
+    def raise_(self, ts: int, vcpu: Vcpu) -> None:
+        """The source of VMBus is raised."""
+        self.raised.setdefault(vcpu.number, deque(maxlen=MOST_RAISED)).append(ts)
+        for one in self.deliveries:
+            one.raised |= one.vcpu is vcpu and one.first_ns <= ts <= one.last_ns
+
+    def deliver(self, answer: Answer, last_ns: int, vcpu: Vcpu) -> None:
+        """The guest is said to have a message: the source of that vCPU was raised."""
+        first, last = answer.event[1] - self.slack_ns, last_ns + self.slack_ns
+        raised = any(first <= ts <= last for ts in self.raised.get(vcpu.number, ()))
+        self.deliveries.append(Delivery(answer, first, last, vcpu, raised))
+
     def settle(self, now: int) -> list[Judged]:
         """Compare what can be: an event of QEMU's is at hand."""
-        return [*self._posts(now), *self._receipts(now), *self._signals(now), *self.delivered(now)]
+        return [*self._posts(now), *self._receipts(now), *self._signals(now), *self._delivered()]
 
     def _matches(self, ended: Ended, receipt: Receipt) -> bool:
         """Whether a message may be that call's."""
@@ -145,7 +165,7 @@ class Joint:
                     Aspect.RECEIVED, call.event, call.cell, False, "vmbus_recv_message", "nothing", text
                 )
                 found.append((wrong, call.vcpu))
-            elif call.status == DOUBTFUL and call.userspace and own is not None:
+            elif own is not None and _reached(call):
                 self.receipts.remove(own)
         return found
 
@@ -161,7 +181,8 @@ class Joint:
             if (
                 at + self.slack_ns >= now
                 or begun
-                or any(self._matches(p, receipt) for p in self.posts if p.call.status in RECEIVED)
+                or (receipt.vcpu is not None and not _is_seen_after(receipt.vcpu, at + self.slack_ns))
+                or any(self._matches(p, receipt) for p in self.posts if _reached(p.call))
             ):
                 kept.append(receipt)
                 continue
@@ -200,27 +221,23 @@ class Joint:
             found.append((one, call.vcpu))
         return found
 
-    def delivered(self, now: int) -> list[Judged]:
+    def _delivered(self) -> list[Judged]:
         """Messages whose interrupt must have been seen by now."""
         found: list[Judged] = []
-        while self.deliveries and self.deliveries[0].last_ns + self.slack_ns < now:
+        while self.deliveries and (self.deliveries[0].raised or _went_on(self.deliveries[0])):
             one = self.deliveries.popleft()
-            event = one.answer.event
-            first, last = event[1] - self.slack_ns, one.last_ns + self.slack_ns
-            fits = any(vcpu == one.vcpu and first <= ts <= last for ts, vcpu in self.raised)
             text = "a message was delivered and its source not raised"
-            expected = f"kvm_hv_synic_set_irq of vCPU {one.vcpu}"
+            expected = f"kvm_hv_synic_set_irq of vCPU {one.vcpu.number}"
+            event, cell = one.answer.event, one.answer.cell
             found.append(
-                (
-                    Finding(Aspect.DELIVERED, event, one.answer.cell, fits, expected, "nothing", text),
-                    None,
-                )
+                (Finding(Aspect.DELIVERED, event, cell, one.raised, expected, "nothing", text), None)
             )
         return found
 
     def ended(self, why: Reason) -> list[Judged]:
         """No more events can be compared."""
-        found: list[Judged] = [
+        found = self._delivered()
+        found += [
             (Finding(aspect, one.call.event, one.call.cell, None, why=why), one.call.vcpu)
             for aspect, waiting in ((Aspect.RECEIVED, self.posts), (Aspect.CONNECTED, self.signals))
             for one in waiting
@@ -237,3 +254,17 @@ class Joint:
         for waiting in (self.posts, self.signals, self.receipts, self.deliveries):
             waiting.clear()
         return found
+
+
+def _is_seen_after(vcpu: Vcpu, ts: int) -> bool:
+    """Whether KVM went on to trace a vCPU: QEMU's trace may be longer than KVM's."""
+    return vcpu.left is not None and vcpu.left[1] > ts
+
+
+def _went_on(one: Delivery) -> bool:
+    return _is_seen_after(one.vcpu, one.last_ns)
+
+
+def _reached(call: Call) -> bool:
+    """Whether a message may have reached VMBus: with 3 one of a type that there is not has, others have not."""
+    return call.status in RECEIVED or (call.status == DOUBTFUL and call.userspace)

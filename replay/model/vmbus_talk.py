@@ -212,8 +212,10 @@ class Talk:
         message.ident, message.owed = gpadl, None
         old = None if known is None else known.get(gpadl)
         if old is not None:
-            # It is in use: QEMU ignores the header.
+            # It is in use: QEMU ignores the header. Where it was never created, QEMU may have dropped it before.
             message.owed = False if old.alive else None
+            if not old.alive:
+                bus.keep(gpadl, Gpadl(pages, None))
             return
         seen = None if message.size is None else min(pages, max(message.size - HEADER_SIZE, 0) // PAGE_NUMBER)
         bus.keep(gpadl, Gpadl(pages, seen))

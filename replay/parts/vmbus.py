@@ -10,7 +10,7 @@ from hvtrace.abi.vmbus import CONNECTION_MASK, POST_MESSAGE, QEMU_FIRST_CHANNEL_
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import LOWEST_VECTOR, SINT0, masked, vector
 from hvtrace.replay.model.vmbus import Answer, Bus, Phase
-from hvtrace.replay.model.vmbus_calls import NO_THREAD, Delivery, Joint, Judged, Receipt
+from hvtrace.replay.model.vmbus_calls import NO_THREAD, Joint, Judged, Receipt
 from hvtrace.replay.model.vmbus_finding import Aspect, Finding
 from hvtrace.replay.model.vmbus_protocol import ANSWERS, HANDLERS
 from hvtrace.replay.model.vmbus_talk import Talk
@@ -27,11 +27,13 @@ __all__ = ["VmbusEvents"]
 
 SCONTROL = 0x4000_0080
 
+RECEIVED = "vmbus_recv_message"
+
 #: What is judged of each event: what cannot be told where its VM is not known.
 ASPECTS: dict[str, Aspect] = {
     **dict.fromkeys(QEMU_TAPE, Aspect.CALLED),
     **dict.fromkeys(HANDLERS, Aspect.HANDLED),
-    "vmbus_recv_message": Aspect.SIZE,
+    RECEIVED: Aspect.SIZE,
     "vmbus_process_incoming_message": Aspect.TURN,
     "vmbus_msg_cb": Aspect.REPORTED,
     "vmbus_channel_notify_guest": Aspect.NOTIFIED,
@@ -80,7 +82,7 @@ class VmbusEvents(Part):
         if self.bench.vmbus is None:
             return {}
         return {
-            "vmbus_recv_message": self._received,
+            RECEIVED: self._received,
             "vmbus_process_incoming_message": self._taken,
             "vmbus_initiate_contact": self._contact,
             "vmbus_gpadl_header": self._header,
@@ -104,7 +106,7 @@ class VmbusEvents(Part):
     def losing(self, vm: Vm) -> None:
         side = self.sides.get(vm.number)
         if side is not None:
-            self._ask_joint(side, side.joint.clear())
+            self._ask_joint(side, side.joint.lose())
 
     def finished(self, vm: Vm) -> None:
         side = self.sides.get(vm.number)
@@ -155,10 +157,13 @@ class VmbusEvents(Part):
         edge = bisect_right(self.edges, event[1])
         if edge != side.bus.edge:
             side.bus.edge = edge
-            self._ask_joint(side, side.joint.clear())
+            self._ask_joint(side, side.joint.ended(Reason.EVENTS_LOST))
             side.bus.forget(Reason.EVENTS_LOST)
         self._ask_joint(side, side.joint.settle(event[1]))
         if side.bus.heard_ns is None:
+            if event[2] != RECEIVED or side.joint.posted > 1:
+                # A conversation begins with a message of the guest's: QEMU's trace has begun later.
+                side.bus.forget(side.bus.why)
             side.bus.heard_ns = event[1]
         side.desk.history.append(event)
         return side
@@ -270,7 +275,7 @@ class VmbusEvents(Part):
         if owner is None or source is None or control is None or bus.armed is None:
             self._ask(side, [Finding(Aspect.DELIVERED, answer.event, answer.cell, None, why=bus.why)])
         elif bus.armed and control & 1 and not masked(source) and vector(source) >= LOWEST_VECTOR:
-            side.joint.deliveries.append(Delivery(answer, last_ns, owner.number))
+            side.joint.deliver(answer, last_ns, owner)
 
     def _notified(self, event: Event, vm: Vm, cell: list[bool]) -> None:
         side = self._at(event, vm)
@@ -298,7 +303,4 @@ class VmbusEvents(Part):
     def _raised(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[5] != SINT:
             return
-        joint = self._side(vcpu.vm).joint
-        if joint.deliveries:
-            self._ask_joint(self._side(vcpu.vm), joint.delivered(event[1]))
-        joint.raised.append((event[1], vcpu.number))
+        self._side(vcpu.vm).joint.raise_(event[1], vcpu)
