@@ -7,14 +7,10 @@ from typing import Any
 import polars as pl
 
 from hvtrace.abi import cpuid, msr
-from hvtrace.abi.flags import FLAGS
-from hvtrace.abi.register import Gate
+from hvtrace.analysis.advice.offered import offered_by_vm
 from hvtrace.store import Store
 
 __all__ = ["overview"]
-
-#: CPUID register → column of kvm_cpuid.
-COLUMNS = {"eax": "rax", "ebx": "rbx", "ecx": "rcx", "edx": "rdx"}
 
 
 def overview(store: Store) -> dict[str, Any]:
@@ -47,36 +43,17 @@ def overview(store: Store) -> dict[str, Any]:
 
 
 def _offered(store: Store) -> dict[int, list[str]]:
-    """VM → hv-* flags all of whose CPUID bits the guest was shown, for VMs whose guest read the leaves."""
-    if not store.has("kvm_cpuid"):
-        return {}
-    rows = (
-        store.scan("kvm_cpuid")
-        .filter(
-            pl.col("vm").is_not_null(), pl.col("found"), pl.col("function").is_between(0x40000000, 0x400000FF)
-        )
-        .unique(["vm", "function"], keep="last", maintain_order=True)
-        .select("vm", "function", *COLUMNS.values())
-        .collect()
-    )
-    leaves: dict[int, dict[tuple[int, str], int]] = {}
-    for vm, function, *registers in rows.iter_rows():
-        for register, value in zip(COLUMNS, registers, strict=True):
-            leaves.setdefault(vm, {})[function, register] = value & 0xFFFFFFFF
+    """VM → hv-* flags all of whose CPUID bits the guest was shown, for VMs whose guest read the leaves.
 
-    def shown(own: dict[tuple[int, str], int], gate: Gate) -> bool:
-        return bool(own.get((gate.leaf, gate.register), 0) >> gate.bit & 1)
-
-    hyperv = {
-        vm: own
-        for vm, own in leaves.items()
-        if own.get((cpuid.INTERFACE, "eax"), cpuid.INTERFACE_SIGNATURE) == cpuid.INTERFACE_SIGNATURE
-        and (cpuid.FEATURES, "eax") in own
+    None of them where it was shown another interface; a VM is missing where that is not known.
+    """
+    found = offered_by_vm(store, (vm["vm"] for vm in store.manifest.vms))
+    read = {vm: shown for vm, shown in found.items() if shown.read}
+    return {vm: [] for vm, shown in read.items() if shown.hyperv is False} | {
+        vm: shown.flags
+        for vm, shown in read.items()
+        if shown.hyperv and any(leaf == cpuid.FEATURES for leaf, _ in shown.exposure.leaves)
     }
-    return {
-        vm: [flag.name for flag in FLAGS if flag.sets and all(shown(own, gate) for gate in flag.sets)]
-        for vm, own in hyperv.items()
-    } | {vm: [] for vm in leaves if vm not in hyperv}
 
 
 def _used(store: Store) -> dict[int, dict[str, dict[str, int]]]:
