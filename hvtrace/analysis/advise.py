@@ -13,6 +13,8 @@ from hvtrace.analysis.advice.finding import Advice, Finding, Unjudged
 from hvtrace.analysis.advice.table import ADVICES
 from hvtrace.analysis.scope import Scope
 from hvtrace.errors import InputError
+from hvtrace.schema.registry import BY_NAME
+from hvtrace.schema.tracepoint import Context
 from hvtrace.store import Store
 
 __all__ = ["Answer", "Fine", "Question", "advise", "chosen"]
@@ -123,7 +125,12 @@ def _notes(facts: Facts) -> list[str]:
     if lost := facts.store.manifest.lost:
         places = f"{len(lost)} place{'' if len(lost) == 1 else 's'}"
         notes.append(f"events were lost in {places}: counts are at least what is said")
-    counted = [rows.filter(pl.col("vm").is_null()).select(pl.len()) for rows in facts.tables.values()]
+    counted = [
+        rows.filter(pl.col("vm").is_null()).select(pl.len())
+        for name, rows in facts.tables.items()
+        # The scheduler's events and marks belong to none.
+        if (declared := BY_NAME.get(name)) is None or declared.context is not Context.NONE
+    ]
     strays = int(pl.concat(counted).sum().collect().item()) if counted and facts.scope.vm is None else 0
     if strays:
         told = "event of no known VM was" if strays == 1 else "events of no known VM were"

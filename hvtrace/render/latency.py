@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hvtrace.render import answer as answers
-from hvtrace.render.table import Column, Units, more, spread, table
+from hvtrace.render.table import Column, Units, more, spread, table, terminal_width
 from hvtrace.render.terminal import plural, safe, styled, wrapped
 
 __all__ = ["as_csv", "as_json", "as_list", "as_text"]
@@ -106,8 +106,8 @@ def _slowest(slowest: Sequence[Mapping[str, Any]], measure: str, units: Units) -
         if span["measure"] != measure:
             continue
         vm, vcpu = ("?" if span[name] is None else span[name] for name in ("vm", "vcpu"))
-        subject = safe(span["subject"])
-        lines.append(f"{units.when(span['ts_ns'])}  {units.time(span['ns'])}  VM {vm} vCPU {vcpu} {subject}")
+        start = f"{units.when(span['ts_ns'])}  {units.time(span['ns'])}  VM {vm} vCPU {vcpu} "
+        lines.append(start + safe(span["subject"], max(terminal_width() - len(start), 20)))
         lines.append(f"    until {units.when(span['end_ns'])}, events {span['seq']} and {span['end_seq']}")
     return lines
 
