@@ -38,7 +38,7 @@ QUESTIONS = (
     ("latency",),
     ("latency", "--by", "vcpu", "--histogram"),
     ("halt-poll",),
-    ("halt-poll", "--sweep"),
+    ("halt-poll", "--sweep", "auto"),
     ("advise",),
     ("query", "SELECT vm, vcpu, exit_reason_name, count(*) AS n FROM kvm_exit GROUP BY ALL"),
     ("diff", "STORE"),
