@@ -1,4 +1,4 @@
-"""VMBus mutants: one of QEMU's events removed, given twice, swapped with the next of QEMU's, or one of its fields altered.
+"""VMBus mutants: one of QEMU's events removed, given twice, swapped with the next one, or one of its fields altered.
 
     python tests/vmbus_mutants.py [MUTANTS] STORE ...
 
