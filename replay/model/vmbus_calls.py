@@ -28,8 +28,8 @@ RECEIVED, DOUBTFUL = frozenset({0x00, 0x13}), 0x03
 #: Results of a SIGNAL_EVENT: KVM knew the connection; QEMU does not know it either.
 SIGNALLED, NO_CONNECTION = 0x00, 0x12
 
-#: Calls, messages and signals that wait to be compared, and interrupts kept of each vCPU.
-KEPT, MOST_RAISED = 4096, 64
+#: Messages and signals that wait to be compared, and interrupts kept of each vCPU.
+MOST_MESSAGES, MOST_SIGNALS, MOST_RAISED = 256, 4096, 64
 
 #: Thread of an event of QEMU's that does not tell.
 NO_THREAD = -1
@@ -106,17 +106,28 @@ class Joint:
         under = sum(call.code == POST_MESSAGE for call in self.under.values())
         return under + sum(_reached(post.call) for post in self.posts)
 
-    def keep(self, waiting: deque[Ended], call: Call, last_ns: int) -> None:
-        """A call is over."""
-        if len(waiting) >= KEPT:
-            waiting.popleft()
-        waiting.append(Ended(call, last_ns))
+    def ended_call(self, call: Call, last_ns: int) -> list[Judged]:
+        """A call is over: a message was posted, or a channel signalled."""
+        if call.code == POST_MESSAGE:
+            self.posts.append(Ended(call, last_ns))
+            return self._dropped(self.posts, MOST_MESSAGES, Aspect.RECEIVED)
+        self.signals.append(Ended(call, last_ns))
+        return self._dropped(self.signals, MOST_SIGNALS, Aspect.CONNECTED)
 
-    def receive(self, receipt: Receipt) -> None:
+    def _dropped(self, waiting: deque[Ended], most: int, aspect: Aspect) -> list[Judged]:
+        """What has waited too long."""
+        if len(waiting) <= most:
+            return []
+        call = waiting.popleft().call
+        return [(Finding(aspect, call.event, call.cell, None, why=self.bus.why), call.vcpu)]
+
+    def receive(self, receipt: Receipt) -> list[Judged]:
         """A message reached QEMU."""
-        if len(self.receipts) >= KEPT:
-            self.receipts.popleft()
         self.receipts.append(receipt)
+        if len(self.receipts) <= MOST_MESSAGES:
+            return []
+        old = self.receipts.popleft()
+        return [(Finding(Aspect.POSTED_BY_GUEST, old.event, old.cell, None, why=self.bus.why), old.vcpu)]
 
     def raise_(self, ts: int, vcpu: Vcpu) -> None:
         """The source of VMBus is raised."""
@@ -124,11 +135,15 @@ class Joint:
         for one in self.deliveries:
             one.raised |= one.vcpu is vcpu and one.first_ns <= ts <= one.last_ns
 
-    def deliver(self, answer: Answer, last_ns: int, vcpu: Vcpu) -> None:
+    def deliver(self, answer: Answer, last_ns: int, vcpu: Vcpu) -> list[Judged]:
         """The guest is said to have a message: the source of that vCPU was raised."""
         first, last = answer.event[1] - self.slack_ns, last_ns + self.slack_ns
         raised = any(first <= ts <= last for ts in self.raised.get(vcpu.number, ()))
         self.deliveries.append(Delivery(answer, first, last, vcpu, raised))
+        if len(self.deliveries) <= MOST_MESSAGES:
+            return []
+        old = self.deliveries.popleft().answer
+        return [(Finding(Aspect.DELIVERED, old.event, old.cell, None, why=self.bus.why), None)]
 
     def settle(self, now: int) -> list[Judged]:
         """Compare what can be: an event of QEMU's is at hand."""

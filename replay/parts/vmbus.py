@@ -203,7 +203,8 @@ class VmbusEvents(Part):
         vcpu = next((one for one in vm.vcpus.values() if one.tid == event[4]), None)
         if event[4] == NO_THREAD or (vcpu is None and vm.vcpus):
             side.joint.foreign = True
-        side.joint.receive(Receipt(event, cell, event[4], vcpu if vcpu and vcpu.whole else None))
+        receipt = Receipt(event, cell, event[4], vcpu if vcpu and vcpu.whole else None)
+        self._ask_joint(side, side.joint.receive(receipt))
 
     def _taken(self, event: Event, vm: Vm, cell: list[bool]) -> None:
         side = self._main(event, vm)
@@ -275,7 +276,7 @@ class VmbusEvents(Part):
         if owner is None or source is None or control is None or bus.armed is None:
             self._ask(side, [Finding(Aspect.DELIVERED, answer.event, answer.cell, None, why=bus.why)])
         elif bus.armed and control & 1 and not masked(source) and vector(source) >= LOWEST_VECTOR:
-            side.joint.deliver(answer, last_ns, owner)
+            self._ask_joint(side, side.joint.deliver(answer, last_ns, owner))
 
     def _notified(self, event: Event, vm: Vm, cell: list[bool]) -> None:
         side = self._at(event, vm)
@@ -294,11 +295,10 @@ class VmbusEvents(Part):
         call = side.joint.under.pop(vcpu.number, None)
         if call is None or call.result is None:
             return
-        if call.code == POST_MESSAGE:
-            side.joint.keep(side.joint.posts, call, event[1])
-        elif call.fast and QEMU_FIRST_CHANNEL_CONNECTION < call.ingpa <= CONNECTION_MASK:
-            # Without a flag number, reserved bits clear.
-            side.joint.keep(side.joint.signals, call, event[1])
+        # A signal of a channel, without a flag number, reserved bits clear.
+        channels = call.fast and QEMU_FIRST_CHANNEL_CONNECTION < call.ingpa <= CONNECTION_MASK
+        if call.code == POST_MESSAGE or channels:
+            self._ask_joint(side, side.joint.ended_call(call, event[1]))
 
     def _raised(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[5] != SINT:
