@@ -39,6 +39,10 @@ UNLOAD = next(m.number for m in MESSAGES.values() if m.name == "UNLOAD")
 #: Status of a delivery that found the slot busy (−EAGAIN).
 BUSY = -11
 
+#: Order of what one event ends and begins: what lies in a message, the message, what has no length, the next one.
+_END_INSIDE, _END, _BEGIN, _END_AT_ONCE, _AFTER = range(5)
+_KEYS = 8
+
 #: Messages received that wait to be taken up; QEMU keeps 16, others it has refused.
 MOST_WAITING = 1 << 16
 
@@ -172,6 +176,7 @@ class VmbusMessageLayer:
         answers = {m.number: True for m in MESSAGES.values() if m.answer is not None}
         wants = pl.col("type").replace_strict(answers, default=None, return_dtype=pl.Boolean)
         rows = rows.with_columns(
+            waits=waits,
             start_seq=pl.when(waits).then(last_seq).otherwise(begin),
             start_ts=pl.when(waits).then(last_ts).otherwise(pl.coalesce("received_ts", "ts")),
             waited=pl.col("ts") - pl.col("received_ts"),
@@ -185,6 +190,7 @@ class VmbusMessageLayer:
         end = rows["end_ts"].to_numpy()
         whole = pl.Series(~self._facts.losses.anywhere(start, end) & (end >= start))
         rows = rows.filter(whole)
+        start_seq, end_seq = rows["start_seq"].to_numpy(), rows["end_seq"].to_numpy()
         ids = pl.Series(flow_ids(rows["received_seq"].fill_null(0).to_numpy(), FlowKind.VMBUS))
         none = pl.lit([], pl.List(pl.UInt64))
         flows = rows.with_columns(flow=ids).select(
@@ -198,9 +204,8 @@ class VmbusMessageLayer:
             rows["start_ts"].to_numpy(),
             rows["end_ts"].to_numpy(),
             self._labels(rows["type"].to_numpy() << 3),
-            # It ends behind what lies in it.
-            rows["start_seq"].to_numpy() * 4 + 2,
-            rows["end_seq"].to_numpy() * 4 + 1,
+            start_seq * _KEYS + np.where(rows["waits"].to_numpy(), _AFTER, _BEGIN),
+            end_seq * _KEYS + np.where(end_seq == start_seq, _END_AT_ONCE, _END),
             self._arguments.of(SHOWN, rows),
             listed(flows.to_series()),
         )
@@ -217,22 +222,22 @@ class VmbusMessageLayer:
             rows["ts"].to_numpy(),
             rows["end_ts"].to_numpy(),
             self._labels(rows["type"].to_numpy() << 3 | rows["outcome"].to_numpy()),
-            seq * 4 + 2,
-            np.where(end_seq == seq, seq * 4 + 3, end_seq * 4),
+            seq * _KEYS + _BEGIN,
+            end_seq * _KEYS + np.where(end_seq == seq, _END_AT_ONCE, _END_INSIDE),
             self._arguments.of(POST_SHOWN, rows),
         )
 
     def _dropped(self, rows: pl.DataFrame) -> Slices:
         """Messages that were received and never taken up."""
-        ts, seq = rows["ts"].to_numpy(), rows["seq"].to_numpy() * 4 + 2
+        ts, key = rows["ts"].to_numpy(), rows["seq"].to_numpy() * _KEYS + _BEGIN
         return Slices(
             "vmbus",
             self._track(rows),
             ts,
             ts,
             self._labels(rows["type"].to_numpy() << 3 | _LEFT),
-            seq,
-            seq,
+            key,
+            key,
             self._arguments.of(SHOWN[:1], rows),
             instant=True,
         )
