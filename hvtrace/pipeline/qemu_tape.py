@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hvtrace.replay.model.vmbus import Recorded
+from hvtrace.replay.model.vmbus_protocol import ANNOUNCED_BY, HANDLERS
 from hvtrace.replay.tape import QEMU_TAPE
 
 if TYPE_CHECKING:
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["housed", "recorded", "traced"]
 
-#: Where all of these have rows, all of QEMU's VMBus events were traced: it is one pattern, `vmbus_*`.
-WHOLE_GROUP = frozenset(
+#: Where all of these have rows, and one at least of what messages say and of what answers say, all of QEMU's VMBus
+#: events were traced: it is one pattern, `vmbus_*`.
+MESSAGES = frozenset(
     {"vmbus_recv_message", "vmbus_process_incoming_message", "vmbus_post_msg", "vmbus_msg_cb"}
 )
+ASKED, ANSWERED = frozenset(HANDLERS), frozenset(ANNOUNCED_BY.values())
 
 #: Stamps of two threads are in the order of their events if they are further apart than this.
 SKEW_NS = 100_000
@@ -26,7 +29,7 @@ SKEW_NS = 100_000
 def traced(store: Store) -> frozenset[str]:
     """QEMU's events that were traced, fired or not, as far as the store shows it."""
     fired = frozenset(name for name in QEMU_TAPE if store.has(name))
-    return frozenset(QEMU_TAPE) if fired >= WHOLE_GROUP else fired
+    return frozenset(QEMU_TAPE) if fired >= MESSAGES and fired & ASKED and fired & ANSWERED else fired
 
 
 def recorded(store: Store) -> Recorded | None:

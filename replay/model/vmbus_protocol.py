@@ -12,6 +12,7 @@ __all__ = [
     "ANSWERS",
     "BUSY_STATUS",
     "CLOSECHANNEL",
+    "CONVERSATION",
     "GPADL_BODY",
     "GPADL_HEADER",
     "GPADL_TEARDOWN",
@@ -64,6 +65,15 @@ ANNOUNCED_BY: dict[int, str] = {
     10: "vmbus_gpadl_created",
     12: "vmbus_gpadl_torndown",
 }
+
+#: All that QEMU's main loop traces of a conversation: what of it was not traced would seem to be missing.
+CONVERSATION: tuple[str, ...] = (
+    "vmbus_process_incoming_message",
+    *HANDLERS,
+    *ANNOUNCED_BY.values(),
+    "vmbus_post_msg",
+    "vmbus_msg_cb",
+)
 
 #: Bytes of the messages that QEMU posts: an offer ends in padding, a version response is that of protocols before 5.0.
 POSTED_SIZE: dict[int, int] = {

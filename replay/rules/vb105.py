@@ -23,6 +23,7 @@ Until the first message is taken up. Whether a message is too short is known whe
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -32,12 +33,7 @@ RULE = Rule(
     "VB105",
     "message-handled-wrongly",
     (Moment.VMBUS,),
-    (
-        "vmbus_process_incoming_message",
-        "vmbus_initiate_contact",
-        "vmbus_gpadl_header",
-        "vmbus_open_channel",
-    ),
+    CONVERSATION,
     judges(Aspect.HANDLED),
     theme="VMBus",
 )

@@ -24,6 +24,7 @@ Until the first message is taken up.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -33,11 +34,7 @@ RULE = Rule(
     "VB106",
     "answer-uncalled",
     (Moment.VMBUS,),
-    (
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.CALLED),
     theme="VMBus",
 )

@@ -25,6 +25,7 @@ request that is open when the recording ends.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -34,11 +35,7 @@ RULE = Rule(
     "VB107",
     "answer-missing",
     (Moment.VMBUS,),
-    (
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.ANSWERED),
     theme="VMBus",
 )

@@ -22,6 +22,7 @@ Until the first message is taken up or posted; for a message that is on its way 
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -31,11 +32,7 @@ RULE = Rule(
     "VB110",
     "delivery-unreported",
     (Moment.VMBUS,),
-    (
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.REPORTED),
     theme="VMBus",
 )

@@ -22,6 +22,7 @@ Until the first INITIATE_CONTACT is seen.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -31,12 +32,7 @@ RULE = Rule(
     "VB112",
     "offer-repeated",
     (Moment.VMBUS,),
-    (
-        "vmbus_send_offer",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.OFFERED),
     theme="VMBus",
 )

@@ -23,6 +23,7 @@ Where a message's size is not known: it was not seen to arrive.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -32,14 +33,7 @@ RULE = Rule(
     "VB113",
     "gpadl-incomplete",
     (Moment.VMBUS,),
-    (
-        "vmbus_gpadl_created",
-        "vmbus_gpadl_header",
-        "vmbus_recv_message",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    (*CONVERSATION, "vmbus_recv_message"),
     judges(Aspect.COMPLETE),
     theme="VMBus",
 )

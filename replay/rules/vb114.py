@@ -24,6 +24,7 @@ not known.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import Severity
 
@@ -34,14 +35,7 @@ RULE = Rule(
     "VB114",
     "gpadl-unanswered",
     (Moment.VMBUS,),
-    (
-        "vmbus_gpadl_created",
-        "vmbus_gpadl_header",
-        "vmbus_recv_message",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    (*CONVERSATION, "vmbus_recv_message"),
     judges(Aspect.SHARED),
     Severity.WARNING,
     theme="VMBus",

@@ -23,6 +23,7 @@ traced.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -32,13 +33,7 @@ RULE = Rule(
     "VB115",
     "channel-result-wrong",
     (Moment.VMBUS,),
-    (
-        "vmbus_channel_open",
-        "vmbus_open_channel",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.RESULT),
     theme="VMBus",
 )

@@ -23,6 +23,7 @@ Until the first INITIATE_CONTACT is seen.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -32,12 +33,7 @@ RULE = Rule(
     "VB116",
     "refused-version-served",
     (Moment.VMBUS,),
-    (
-        "vmbus_initiate_contact",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.SERVED),
     theme="VMBus",
 )

@@ -31,11 +31,7 @@ RULE = Rule(
     "VB117",
     "message-size-wrong",
     (Moment.VMBUS,),
-    (
-        "vmbus_recv_message",
-        "vmbus_post_msg",
-        "vmbus_process_incoming_message",
-    ),
+    ("vmbus_post_msg",),
     judges(Aspect.SIZE),
     theme="VMBus",
 )

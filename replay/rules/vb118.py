@@ -23,6 +23,7 @@ Until the channel, or an INITIATE_CONTACT, is seen.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -32,12 +33,7 @@ RULE = Rule(
     "VB118",
     "closed-channel-signalled",
     (Moment.VMBUS,),
-    (
-        "vmbus_channel_notify_guest",
-        "vmbus_open_channel",
-        "vmbus_channel_open",
-        "vmbus_close_channel",
-    ),
+    (*CONVERSATION, "vmbus_channel_notify_guest"),
     judges(Aspect.NOTIFIED),
     theme="VMBus",
 )

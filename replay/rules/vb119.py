@@ -35,6 +35,7 @@ RULE = Rule(
     (
         "vmbus_post_msg",
         "vmbus_msg_cb",
+        "vmbus_initiate_contact",
         "kvm_hv_synic_set_irq",
         "kvm_hv_synic_set_msr",
         "kvm_msr",

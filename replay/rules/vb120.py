@@ -26,6 +26,7 @@ connections below 17, which are not channels'.
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 
 __all__ = ["RULE"]
@@ -36,9 +37,7 @@ RULE = Rule(
     "signal-connection-wrong",
     (Moment.VMBUS,),
     (
-        "vmbus_channel_open",
-        "vmbus_open_channel",
-        "vmbus_close_channel",
+        *CONVERSATION,
         "kvm_hv_hypercall",
         "kvm_hv_hypercall_done",
         "kvm_entry",

@@ -21,6 +21,7 @@ It is a warning: it is the guest's doing. Until the first INITIATE_CONTACT is se
 from __future__ import annotations
 
 from hvtrace.replay.model.vmbus_finding import Aspect, judges
+from hvtrace.replay.model.vmbus_protocol import CONVERSATION
 from hvtrace.replay.rule import Moment, Rule
 from hvtrace.replay.verdict import Severity
 
@@ -31,14 +32,7 @@ RULE = Rule(
     "VB121",
     "unoffered-channel-opened",
     (Moment.VMBUS,),
-    (
-        "vmbus_send_offer",
-        "vmbus_channel_open",
-        "vmbus_open_channel",
-        "vmbus_process_incoming_message",
-        "vmbus_post_msg",
-        "vmbus_msg_cb",
-    ),
+    CONVERSATION,
     judges(Aspect.UNOFFERED),
     Severity.WARNING,
     theme="VMBus",
