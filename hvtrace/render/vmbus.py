@@ -160,9 +160,19 @@ def _connection(
     out[0] = styled(out[0], "bold")
     for line in rest:
         out += wrapped(line, "  ")
+    if told["kvm"] and (outside := _outside(own["conversation"], *told["kvm"])):
+        begin, end = map(units.when, told["kvm"])
+        out += wrapped(
+            f"KVM's events are there only from {begin} to {end}; messages outside of that: {outside}.", "  "
+        )
     if told["residual_ns"]:
         out += wrapped(f"QEMU's stamps may be off by {units.time(told['residual_ns'])} either way.", "  ")
     return out
+
+
+def _outside(rows: Sequence[Mapping[str, Any]], first: int, last: int) -> int:
+    """Messages while KVM was not traced."""
+    return sum(not first <= row["ts_ns"] <= last for row in rows)
 
 
 def _channels(rows: Sequence[dict[str, Any]], units: Units, top: int | None) -> list[str]:
