@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from builders import drawing as d
+from builders import vmbus as v
 from builders.perfetto_ui import PerfettoUi, perfetto_ui
 from builders.store import Row, add_divergences, tiny_store
 from builders.timeline import Drawn, Timeline, read_timeline
@@ -194,6 +195,10 @@ RARE: list[Row] = [
     d.switch(2_300, 3, ("CPU 0/KVM", 100), ("make", 5)),
     d.switch(2_400, 3, ("make", 5), ("CPU 0/KVM", 100)),
     d.entry(3_000),
+    v.received(3_100, 14),
+    v.taken(3_200, 14),
+    v.posted(3_300, 15),
+    v.back(3_400),
 ]
 DIVERGES = {
     "rule": "HV999",
