@@ -10,7 +10,6 @@ import polars as pl
 
 from hvtrace.abi.exit_reasons import USERSPACE
 from hvtrace.abi.vmbus import CONNECTION_MASK, FLAG_MASK, FLAG_SHIFT, POST_MESSAGE, SIGNAL_EVENT
-from hvtrace.analysis.latency.threads import until
 from hvtrace.analysis.vmbus.tables import RECEIVED, Tables
 
 __all__ = ["INVALID_CONNECTION", "SUCCESS", "calls", "received", "refused", "searched"]
@@ -33,23 +32,30 @@ def calls(tables: Tables) -> pl.DataFrame:
     """
     number = pl.col("ingpa").cast(pl.UInt64)
     told = pl.col("fast") & (pl.col("code") == SIGNAL_EVENT)
-    rows = tables.of_kvm(
+    every = tables.of_kvm(
         CALL,
-        pl.col("code").is_in([POST_MESSAGE, SIGNAL_EVENT]),
         code=pl.col("code").cast(pl.Int64),
         connection=pl.when(told).then(number & CONNECTION_MASK).cast(pl.Int64),
         flag=pl.when(told).then(number // (1 << FLAG_SHIFT) & FLAG_MASK).cast(pl.Int64),
     )
-    every = tables.of_kvm(CALL).select("tid", "seq") if len(rows) else rows.select("tid", "seq")
-    rows = until(tables.events, rows, DONE, every)
-    status = tables.of_kvm(DONE, status=(pl.col("result") & _STATUS_MASK).cast(pl.Int64))
-    rows = rows.join(status.select("status", end_seq="seq"), on="end_seq", how="left")
+    again = pl.col("seq").shift(-1).over("tid").fill_null(1 << 62)
+    rows = every.with_columns(again=again).filter(pl.col("code").is_in([POST_MESSAGE, SIGNAL_EVENT]))
+    # The result comes on the call's thread, before another call there.
+    done = tables.of_kvm(DONE, status=(pl.col("result") & _STATUS_MASK).cast(pl.Int64))
+    done = done.select("tid", "status", end_seq="seq", end_ns="ts_ns", end_owner="owner")
+    rows = rows.join_asof(
+        done, left_on="seq", right_on="end_seq", by="tid", strategy="forward", check_sortedness=False
+    )
+    own = (pl.col("end_seq") < pl.col("again")) & (pl.col("end_owner") == pl.col("owner"))
+    rows = rows.with_columns(
+        pl.when(own).then(pl.col(name)).alias(name) for name in ("end_seq", "end_ns", "status")
+    ).drop("again", "end_owner")
     out = tables.of_kvm(EXIT, pl.col("reason") == _EXIT_HYPERV).select("tid", "seq", out="seq")
-    rows = rows.sort("seq").join_asof(
+    rows = rows.join_asof(
         out, on="seq", by="tid", strategy="forward", allow_exact_matches=False, check_sortedness=False
     )
     userspace = (pl.col("out") < pl.col("end_seq")).fill_null(value=False)
-    return rows.with_columns(userspace=userspace).drop("out", "next", "end_cpu", strict=False)
+    return rows.with_columns(userspace=userspace).drop("out")
 
 
 def searched(rows: pl.DataFrame) -> pl.DataFrame:

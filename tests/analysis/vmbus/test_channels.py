@@ -262,3 +262,31 @@ def test_a_balloon(tmp_path: Path) -> None:
         ("balloon", 7, 1, None, None),
         ("balloon", 8, 1, 100, 8),
     ]
+
+
+def test_losses(tmp_path: Path) -> None:
+    """A stage in which events of KVM's were lost is not counted; what QEMU tells beside the recording is whole."""
+    rows = [
+        *(v.call(1_000, 0x5C), v.received(1_100, 3), v.done(1_900)),
+        *(v.taken(2_000, 3), v.posted(2_100, 4), v.back(2_200)),
+    ]
+    lost = [{"cpu": 1, "from_ns": 1_050, "to_ns": 1_060, "count": 1}]
+    found = vmbus(tiny_store(tmp_path / "t.hvt", rows, lost=lost))
+    stages = {row["stage"]: (row["count"], row["excluded"]["lost"]) for row in found.latencies}
+    assert (stages["post"], stages["receive"]) == ((0, 1), (0, 1))
+    assert (stages["queue"], stages["answer"], stages["deliver"]) == ((1, 0), (1, 0), (1, 0))
+
+
+def test_of_which_vm(tmp_path: Path) -> None:
+    """Events of no known VM are of the one whose vCPUs send messages; where several do, they stay apart."""
+    rows = [
+        v.received(1_000, 3),
+        (1_100, "vmbus_process_incoming_message", None, 0, {"tid": 7, "vm": None, "message_type": 3}),
+    ]
+    (message,) = answer(tmp_path, rows).conversation
+    assert (message["vm"], message["taken_ns"]) == (0, 1_100)
+    other: Row = (1_050, "vmbus_recv_message", 0, 0, {"tid": 300, "vm": 1, "type": 3, "size": 8})
+    told = [
+        (row["vm"], row["ts_ns"], row["taken_ns"]) for row in answer(tmp_path, [*rows, other]).conversation
+    ]
+    assert told == [(0, 1_000, None), (1, 1_050, None), (None, 1_100, 1_100)]
