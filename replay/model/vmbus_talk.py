@@ -45,10 +45,14 @@ PAGES = 0xFFFF
 
 
 class Talk:
-    """Judges one VM's conversation. Each method takes an event with its mark and returns findings."""
+    """Judges one VM's conversation. Each method takes an event with its mark and returns findings.
 
-    def __init__(self, bus: Bus) -> None:
+    `resets`: a reset of the machine would have been seen. QEMU traces none, and whatever was under way ends with it.
+    """
+
+    def __init__(self, bus: Bus, *, resets: bool) -> None:
         self.bus = bus
+        self.resets = resets
 
     # A message arrives and is taken up
 
@@ -68,8 +72,12 @@ class Talk:
 
     def taken(self, event: Event, cell: list[bool], number: int) -> list[Finding]:
         """A message is taken up."""
-        found = [*self._over(), *self._unannounced()]
-        bus = self.bus
+        bus, found = self.bus, self._over()
+        if number == INITIATE_CONTACT and not self.resets:
+            # It is the first message after a reset.
+            for one in found:
+                one.fits = one.fits or None
+        found += self._unannounced()
         message = bus.message = self._message(event, cell, number)
         bus.phase, bus.announced, bus.answer = Phase.TAKEN, None, None
         if bus.waiting is None:

@@ -16,7 +16,7 @@ from hvtrace.replay.model.vmbus_protocol import ANSWERS, HANDLERS
 from hvtrace.replay.model.vmbus_talk import Talk
 from hvtrace.replay.model.vp_set import indices
 from hvtrace.replay.part import Handler, Part, Resident, Stranger
-from hvtrace.replay.rule import Moment
+from hvtrace.replay.rule import RESETS, Moment
 from hvtrace.replay.tape import QEMU_TAPE
 from hvtrace.replay.verdict import Reason
 
@@ -48,7 +48,7 @@ class Side:
 
     def __init__(self, vm: Vm, bus: Bus, slack_ns: int) -> None:
         self.bus = bus
-        self.talk = Talk(bus)
+        self.talk = Talk(bus, resets=RESETS in vm.bench.traced)
         self.joint = Joint(bus, slack_ns)
         self.desk = Vcpu(NOBODY, vm)
 

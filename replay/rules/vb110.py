@@ -11,7 +11,9 @@ QEMU forgets where it was, and the conversation stops or repeats itself.
 > There is one message at a time: after vmbus_post_msg nothing runs until vmbus_msg_cb (msg_in_progress).
 
 ## When it cannot tell
-Until the first message is taken up or posted; for a message that is on its way when the recording ends.
+Until the first message is taken up or posted; for a message that is on its way when the recording ends. QEMU
+traces no reset of the machine: where KVM's events do not show it either, one may have come before
+INITIATE_CONTACT (so with VB107, VB109, VB111).
 
 ## Example
     vmbus_post_msg type 15 size 12
