@@ -14,6 +14,7 @@ from hvtrace.export.details import Shown
 from hvtrace.export.interning import Interned
 from hvtrace.export.machines import UNFINISHED, Machines, after, before, latest, slices_of, unbroken
 from hvtrace.export.packets import Kind
+from hvtrace.export.states import NO_VM
 from hvtrace.export.texts import plain
 from hvtrace.export.tracks import Tracks
 from hvtrace.export.vmbus_facts import CHANNEL_BITS, SHARED, VmbusFacts, vm_of
@@ -179,7 +180,7 @@ class VmbusStateLayer:
         states = kept.with_columns(end_seq=after("seq"), end_ts=after("ts"), end_new=after("new")).filter(
             pl.col("state").is_not_null()
         )
-        states = unbroken(_until_end(states, window, bits), self._facts.losses)
+        states = unbroken(_until_end(states, window, bits, self._facts.last_ns), self._facts.losses)
         return slices_of(
             "vmbus",
             states,
@@ -229,9 +230,12 @@ def _read(new: Mapping[str, pl.DataFrame], event: Event, index: pl.Expr) -> pl.D
     )
 
 
-def _until_end(rows: pl.DataFrame, window: Window, bits: int) -> pl.DataFrame:
-    """States that end in this window, and in the last one those that are there until the recording's end."""
-    ends: dict[int, int] = {}
+def _until_end(rows: pl.DataFrame, window: Window, bits: int, last_ns: int | None) -> pl.DataFrame:
+    """States that end in this window, and in the last one those that are there until the recording's end.
+
+    A VM that is not known is there until then (`last_ns`).
+    """
+    ends = {NO_VM: last_ns} if window.final and last_ns is not None else {}
     for key, ts in window.open_until.items() if window.final else ():
         ends[key >> 16] = max(ts, ends.get(key >> 16, ts))
     last = (pl.col("machine") // (1 << bits)).replace_strict(ends, default=None, return_dtype=pl.Int64)

@@ -47,7 +47,7 @@ class VmbusFacts:
     """`channels`: vm, channel. `opens`: vm, gpadl, channel, seq, in order. `balloons`: vm, channel.
 
     `losses`: in which VMBus events of QEMU's were lost. `residual_ns`: so far may their stamps be off. `kvm_until`: the
-    last stamp of KVM's events; QEMU's may go on.
+    last stamp of KVM's events; QEMU's may go on. `last_ns`: the recording's end.
     """
 
     channels: pl.DataFrame
@@ -56,6 +56,7 @@ class VmbusFacts:
     losses: Losses
     residual_ns: int
     kvm_until: int
+    last_ns: int | None
 
     @classmethod
     def of(cls, store: Store) -> VmbusFacts | None:
@@ -81,6 +82,7 @@ class VmbusFacts:
             Losses(lost),
             max((one.get("residual_ns", 0) for one in aligned), default=0),
             _last_of_kvm(store),
+            store.manifest.time.get("last_ns"),
         )
 
     def channel_of(self, gpadls: pl.DataFrame) -> pl.DataFrame:

@@ -105,6 +105,8 @@ def as_text(answer: Mapping[str, Any], unit: str, top: int | None, *, conversati
     if not vms:
         sections.append(["No message, no signal and no interrupt of a SINT in this part of the recording."])
     sections.append(_absent(answer))
+    if unit != "ns":
+        sections.append(["Stamps and times count ticks (of a log without stamps: its lines)."])
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 

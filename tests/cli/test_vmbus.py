@@ -121,3 +121,16 @@ def test_errors(folder: Path, words: list[str], message: str) -> None:
     done = run(*words, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_qemus_log_alone(tmp_path: Path) -> None:
+    """It says what KVM's events would add; of a log without stamps, that times are none."""
+    log = get("vmbus-balloon-2s") / "qemu-trace.log"
+    bare = tmp_path / "bare.log"
+    bare.write_text("".join(line.split(":", 1)[1] for line in log.read_text().splitlines(keepends=True)))
+    for path, ticks in ((log, False), (bare, True)):
+        done = run(path, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("VM ?: VMBus 4.0, agreed at ")
+        assert "Not told, for KVM's events are not there: hypercalls" in done.stdout
+        assert ("count ticks" in done.stdout) == ticks

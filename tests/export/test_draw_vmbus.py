@@ -320,3 +320,14 @@ def drawn(timeline: Timeline) -> Iterable[Any]:
 
 def shape(s: Any) -> tuple[Any, ...]:
     return s.track, s.short, sorted(s.arguments.items()), s.flows
+
+
+def test_qemus_log_alone(tmp_path: Path) -> None:
+    """Without KVM's events no VM is known: what QEMU traced is drawn to the log's end, beneath one that is not."""
+    ingest([get("vmbus-balloon-2s") / "qemu-trace.log"], tmp_path / "t.hvt")
+    store = Store(tmp_path / "t.hvt")
+    timeline = exported(store, 1 << 20)
+    assert {track[0] for track in timeline.tracks} == {"Recording", "VM not known"}
+    (connected,) = [s for s in drawn(timeline) if s.name == "connected 4.0"]
+    assert (connected.end, connected.arguments) == (store.manifest.time["last_ns"], {"unfinished": True})
+    assert len([s for s in drawn(timeline) if s.track[-1] == "Messages" and s.depth == 0]) == 7
