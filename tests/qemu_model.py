@@ -107,6 +107,14 @@ class LittleQemu:
         self.emit("kvm_hv_hypercall_done", result, vcpu=vcpu)
         self.emit("kvm_entry", 0x1000, vcpu=vcpu)
 
+    def notify(self, channel: int) -> None:
+        """A device signals the guest; while the last signal's flag is still set there is no interrupt."""
+        self.emit("vmbus_channel_notify_guest", channel)
+        if self.chance.random() < 0.8:
+            self.ts += 5_000
+            event = "kvm_hv_synic_set_irq", place_of(0, self.target), MAIN_LOOP, 2, 243, 1
+            self.tape.append((len(self.tape), self.ts, *event))
+
     def refused(self) -> None:
         """POST_MESSAGE on a connection that nobody has."""
         self.emit("kvm_exit", 0x81, 2, vcpu=0)
@@ -357,7 +365,7 @@ def conversation(seed: int, steps: int = 60, *, errors: bool = True) -> list[Eve
             qemu.maybe()
         for number, channel in qemu.channels.items():
             if channel.state == "open" and chance.random() < 0.2:
-                qemu.emit("vmbus_channel_notify_guest", number)
+                qemu.notify(number)
     qemu.drain()
     return qemu.tape
 

@@ -78,6 +78,15 @@ class Delivery:
 
 
 @dataclass(slots=True)
+class Doing:
+    """An event of QEMU's main loop; `free`: a channel's signal to which no interrupt belongs yet."""
+
+    ts: int
+    thread: int
+    free: bool
+
+
+@dataclass(slots=True)
 class Joint:
     """One VM's. `slack_ns`: by how much QEMU's stamps may be off."""
 
@@ -91,6 +100,9 @@ class Joint:
     deliveries: deque[Delivery] = field(default_factory=deque)
     #: When the source of VMBus was raised last, by vCPU.
     raised: dict[int, deque[int]] = field(default_factory=dict)
+    #: What the main loop did last, and interrupts that it raised.
+    doings: deque[Doing] = field(default_factory=lambda: deque(maxlen=MOST_MESSAGES))
+    interrupts: deque[tuple[Event, list[bool], Vcpu]] = field(default_factory=deque)
     #: QEMU's threads are not those that KVM's events name: another namespace, or they are not told.
     foreign: bool = False
 
@@ -129,11 +141,18 @@ class Joint:
         old = self.receipts.popleft()
         return [(Finding(Aspect.POSTED_BY_GUEST, old.event, old.cell, None, why=self.bus.why), old.vcpu)]
 
-    def raise_(self, ts: int, vcpu: Vcpu) -> None:
-        """The source of VMBus is raised."""
+    def raise_(self, event: Event, cell: list[bool], vcpu: Vcpu) -> list[Judged]:
+        """The source of VMBus is raised: by a vCPU's thread for a message, by QEMU's main loop for a channel."""
+        ts = event[1]
+        if any(doing.thread == event[4] for doing in self.doings):
+            self.interrupts.append((event, cell, vcpu))
         self.raised.setdefault(vcpu.number, deque(maxlen=MOST_RAISED)).append(ts)
         for one in self.deliveries:
             one.raised |= one.vcpu is vcpu and one.first_ns <= ts <= one.last_ns
+        if len(self.interrupts) <= MOST_MESSAGES:
+            return []
+        event, cell, vcpu = self.interrupts.popleft()
+        return [(Finding(Aspect.SIGNALLED, event, cell, None, why=self.bus.why), vcpu)]
 
     def deliver(self, answer: Answer, last_ns: int, vcpu: Vcpu) -> list[Judged]:
         """The guest is said to have a message: the source of that vCPU was raised."""
@@ -147,7 +166,13 @@ class Joint:
 
     def settle(self, now: int) -> list[Judged]:
         """Compare what can be: an event of QEMU's is at hand."""
-        return [*self._posts(now), *self._receipts(now), *self._signals(now), *self._delivered()]
+        return [
+            *self._posts(now),
+            *self._receipts(now),
+            *self._signals(now),
+            *self._delivered(),
+            *self._interrupts(now),
+        ]
 
     def _matches(self, ended: Ended, receipt: Receipt) -> bool:
         """Whether a message may be that call's."""
@@ -249,6 +274,29 @@ class Joint:
             )
         return found
 
+    def _interrupts(self, now: int) -> list[Judged]:
+        """Between a signal and the interrupt that it is, the main loop does nothing else."""
+        found: list[Judged] = []
+        while self.interrupts and self.interrupts[0][0][1] + self.slack_ns < now:
+            event, cell, vcpu = self.interrupts.popleft()
+            first, last = event[1] - self.slack_ns, event[1] + self.slack_ns
+            own = [doing for doing in self.doings if doing.thread == event[4] and doing.ts <= last]
+            before = [doing for doing in own if doing.ts < first]
+            # What came just before is among those that may have, or the last that surely did.
+            near = [*before[-1:], *(doing for doing in own if doing.ts >= first)]
+            signal = next((doing for doing in near if doing.free), None)
+            if signal is not None:
+                signal.free = False
+            text = "QEMU's main loop raised the source and signalled no channel"
+            expected = "vmbus_channel_notify_guest"
+            fits = signal is not None if before or signal is not None else None
+            if self.bus.heard_ns is None:
+                # A reset or a restore of the machine lies between, which may raise any source.
+                fits = None
+            one = Finding(Aspect.SIGNALLED, event, cell, fits, expected, "none", text, self.bus.why)
+            found.append((one, vcpu))
+        return found
+
     def ended(self, why: Reason) -> list[Judged]:
         """No more events can be compared."""
         found = self._delivered()
@@ -266,7 +314,18 @@ class Joint:
             (Finding(Aspect.DELIVERED, one.answer.event, one.answer.cell, None, why=why), None)
             for one in self.deliveries
         ]
-        for waiting in (self.posts, self.signals, self.receipts, self.deliveries):
+        found += [
+            (Finding(Aspect.SIGNALLED, event, cell, None, why=why), vcpu)
+            for event, cell, vcpu in self.interrupts
+        ]
+        for waiting in (
+            self.posts,
+            self.signals,
+            self.receipts,
+            self.deliveries,
+            self.interrupts,
+            self.doings,
+        ):
             waiting.clear()
         return found
 

@@ -56,6 +56,8 @@ class Aspect(Enum):
     NOTIFIED = "notified"
     #: A message that was delivered interrupts the guest.
     DELIVERED = "delivered"
+    #: An interrupt that QEMU's main loop raises is a channel's signal.
+    SIGNALLED = "signalled"
     #: KVM knows a channel's connection while the channel is open.
     CONNECTED = "connected"
     #: A channel that opens was offered.

@@ -10,7 +10,7 @@ from hvtrace.abi.vmbus import CONNECTION_MASK, POST_MESSAGE, QEMU_FIRST_CHANNEL_
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import LOWEST_VECTOR, SINT0, masked, vector
 from hvtrace.replay.model.vmbus import Answer, Bus, Phase
-from hvtrace.replay.model.vmbus_calls import NO_THREAD, Joint, Judged, Receipt
+from hvtrace.replay.model.vmbus_calls import NO_THREAD, Doing, Joint, Judged, Receipt
 from hvtrace.replay.model.vmbus_finding import Aspect, Finding
 from hvtrace.replay.model.vmbus_protocol import ANSWERS, HANDLERS
 from hvtrace.replay.model.vmbus_talk import Talk
@@ -161,8 +161,9 @@ class VmbusEvents(Part):
             side.bus.forget(Reason.EVENTS_LOST)
         self._ask_joint(side, side.joint.settle(event[1]))
         if side.bus.heard_ns is None:
-            if event[2] != RECEIVED or side.joint.posted > 1:
-                # A conversation begins with a message of the guest's: QEMU's trace has begun later.
+            if event[2] != RECEIVED or side.joint.posted != 1:
+                # A conversation begins with a message of the guest's, and KVM shows no other one: otherwise QEMU's
+                # trace has begun later, or KVM's has ended.
                 side.bus.forget(side.bus.why)
             side.bus.heard_ns = event[1]
         side.desk.history.append(event)
@@ -172,6 +173,7 @@ class VmbusEvents(Part):
         """The same for an event of QEMU's main loop, which does one thing after the other."""
         side = self._at(event, vm)
         side.bus.settle(event[1])
+        side.joint.doings.append(Doing(event[1], event[4], free=False))
         return side
 
     def _anybodys(self, event: Event, vcpu: Vcpu | None) -> None:
@@ -280,6 +282,7 @@ class VmbusEvents(Part):
 
     def _notified(self, event: Event, vm: Vm, cell: list[bool]) -> None:
         side = self._at(event, vm)
+        side.joint.doings.append(Doing(event[1], event[4], free=True))
         self._ask(side, side.talk.notified(event, cell, event[5]))
 
     # KVM's
@@ -303,4 +306,5 @@ class VmbusEvents(Part):
     def _raised(self, event: Event, vcpu: Vcpu, cell: list[bool]) -> None:
         if event[5] != SINT:
             return
-        self._side(vcpu.vm).joint.raise_(event[1], vcpu)
+        side = self._side(vcpu.vm)
+        self._ask_joint(side, side.joint.raise_(event, cell, vcpu))
