@@ -103,6 +103,8 @@ class Joint:
     #: What the main loop did last, and interrupts that it raised.
     doings: deque[Doing] = field(default_factory=lambda: deque(maxlen=MOST_MESSAGES))
     interrupts: deque[tuple[Event, list[bool], Vcpu]] = field(default_factory=deque)
+    #: Its threads: one, unless devices have their own.
+    threads: set[int] = field(default_factory=set)
     #: QEMU's threads are not those that KVM's events name: another namespace, or they are not told.
     foreign: bool = False
 
@@ -141,10 +143,16 @@ class Joint:
         old = self.receipts.popleft()
         return [(Finding(Aspect.POSTED_BY_GUEST, old.event, old.cell, None, why=self.bus.why), old.vcpu)]
 
+    def do(self, event: Event, *, signal: bool) -> None:
+        """QEMU's main loop does something: perhaps it signals a channel."""
+        self.doings.append(Doing(event[1], event[4], signal))
+        if len(self.threads) < MOST_RAISED and event[4] != NO_THREAD:
+            self.threads.add(event[4])
+
     def raise_(self, event: Event, cell: list[bool], vcpu: Vcpu) -> list[Judged]:
         """The source of VMBus is raised: by a vCPU's thread for a message, by QEMU's main loop for a channel."""
         ts = event[1]
-        if any(doing.thread == event[4] for doing in self.doings):
+        if event[4] in self.threads:
             self.interrupts.append((event, cell, vcpu))
         self.raised.setdefault(vcpu.number, deque(maxlen=MOST_RAISED)).append(ts)
         for one in self.deliveries:

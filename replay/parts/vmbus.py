@@ -10,7 +10,7 @@ from hvtrace.abi.vmbus import CONNECTION_MASK, POST_MESSAGE, QEMU_FIRST_CHANNEL_
 from hvtrace.replay.model.machine import Bench, Vcpu, Vm
 from hvtrace.replay.model.synic import LOWEST_VECTOR, SINT0, masked, vector
 from hvtrace.replay.model.vmbus import Answer, Bus, Phase
-from hvtrace.replay.model.vmbus_calls import NO_THREAD, Doing, Joint, Judged, Receipt
+from hvtrace.replay.model.vmbus_calls import NO_THREAD, Joint, Judged, Receipt
 from hvtrace.replay.model.vmbus_finding import Aspect, Finding
 from hvtrace.replay.model.vmbus_protocol import ANSWERS, HANDLERS
 from hvtrace.replay.model.vmbus_talk import Talk
@@ -173,7 +173,7 @@ class VmbusEvents(Part):
         """The same for an event of QEMU's main loop, which does one thing after the other."""
         side = self._at(event, vm)
         side.bus.settle(event[1])
-        side.joint.doings.append(Doing(event[1], event[4], free=False))
+        side.joint.do(event, signal=False)
         return side
 
     def _anybodys(self, event: Event, vcpu: Vcpu | None) -> None:
@@ -282,7 +282,7 @@ class VmbusEvents(Part):
 
     def _notified(self, event: Event, vm: Vm, cell: list[bool]) -> None:
         side = self._at(event, vm)
-        side.joint.doings.append(Doing(event[1], event[4], free=True))
+        side.joint.do(event, signal=True)
         self._ask(side, side.talk.notified(event, cell, event[5]))
 
     # KVM's
