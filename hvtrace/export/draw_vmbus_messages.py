@@ -7,6 +7,7 @@ message that came while another was being handled is drawn from that one's end o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -47,6 +48,9 @@ _KEYS = 8
 MOST_WAITING = 1 << 16
 
 _NO_END = 1 << 61
+
+#: received_seq of a message that was taken up without having been received.
+_UNSEEN = -1
 
 #: `key`: the vCPU that sent the message. `start`: when and by which event it was received.
 SCHEMA: Mapping[str, pl.DataType] = {
@@ -122,7 +126,8 @@ class VmbusMessageLayer:
             over = pl.col("next").is_not_null()
         current = taken.filter(~over)
         # Of posts before the first message there is no end to wait for but their own.
-        undecided = (pl.col("take") == -1) & (pl.col("outcome") == _UNKNOWN) & (pl.col("again") == _NO_END)
+        last = (pl.col("again") == _NO_END) & pl.col("next").is_null()
+        undecided = (pl.col("take") == -1) & (pl.col("outcome") == _UNKNOWN) & last
         ongoing = posts.join(current.select("vm", take="seq"), on=["vm", "take"], how="semi")
         waits = posts.filter(undecided) if not window.final else posts.clear()
         told = posts.join(pl.concat([ongoing, waits]), on=["vm", "seq"], how="anti")
@@ -165,6 +170,8 @@ class VmbusMessageLayer:
             answered=(pl.col("outcome") == _DELIVERED).any(),
         )
         rows = done.join(ends, on=["vm", "seq"], how="left").sort("vm", "seq")
+        seen = pl.col("received_seq") != _UNSEEN
+        rows = rows.with_columns(received_seq=pl.when(seen).then(pl.col("received_seq")))
         rows = rows.with_columns(
             end_seq=pl.coalesce("end_seq", "seq"), end_ts=pl.coalesce("end_ts", "ts")
         ).join(self._ends, on="vm", how="left", maintain_order="left")
@@ -275,7 +282,9 @@ def _matched(received: pl.DataFrame, taken: pl.DataFrame) -> tuple[pl.DataFrame,
     found = went.join(own, on=[*group, "nth"], how="left").with_columns(
         received_seq="came_seq", received_ts="came_ts", size="came_size", key="came_key"
     )
-    unseen = both.filter("unseen").with_columns(key=pl.lit(None, pl.Int64))
+    unseen = both.filter("unseen").with_columns(
+        key=pl.lit(None, pl.Int64), received_seq=pl.lit(_UNSEEN, pl.Int64)
+    )
     left = came.join(found.select("vm", seq="received_seq"), on=["vm", "seq"], how="anti")
     kept = left.filter(pl.col("epoch") == pl.col("epochs")).tail(MOST_WAITING)
     dropped = left.filter(pl.col("epoch") < pl.col("epochs"))
@@ -289,18 +298,19 @@ def _posts(events: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
     posts = events.filter(pl.col("kind") == POSTED).drop("status")
     back = events.filter(pl.col("kind") == BACK).select("vm", "status", back_seq="seq", back_ts="ts")
     posts = posts.with_columns(again=pl.col("seq").shift(-1).over("vm", order_by="seq").fill_null(_NO_END))
-    for right, on, strategy in (
+    # Of posts before the first message, that one is the next.
+    follows = taken.select("vm", follows="seq")
+    joins: tuple[tuple[pl.DataFrame, str, Literal["forward", "backward"]], ...] = (
         (back, "back_seq", "forward"),
         (taken.select("vm", "next", take="seq"), "take", "backward"),
-    ):
+        (follows, "follows", "forward"),
+    )
+    for right, on, strategy in joins:
         posts = posts.sort("seq").join_asof(
-            right.sort(on),
-            left_on="seq",
-            right_on=on,
-            by="vm",
-            strategy="forward" if strategy == "forward" else "backward",
-            check_sortedness=False,
+            right.sort(on), left_on="seq", right_on=on, by="vm", strategy=strategy, check_sortedness=False
         )
+    first = pl.col("take").is_null()
+    posts = posts.with_columns(next=pl.when(first).then(pl.col("follows")).otherwise(pl.col("next")))
     # An outcome comes before the next post, and before the next message is taken up.
     until = pl.min_horizontal("again", pl.col("next").fill_null(_NO_END))
     told = (pl.col("back_seq") < until).fill_null(value=False)
