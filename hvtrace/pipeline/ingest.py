@@ -119,6 +119,9 @@ def _write(
                 writer.append(name, _finished(batch, base, who[name]))
             base += window.events
             lost += window.lost
+        if markers is not None and markers.not_understood:
+            said = "markers that begin with the name of an event of QEMU's and go on otherwise"
+            recordings[0].not_understood.add(said, markers.not_understood)
         if not base and (damage := _first_damage(recordings)) is not None:
             raise damage
         _describe(manifest, recordings, attributor, lost)

@@ -39,6 +39,8 @@ __all__ = ["QemuLog", "sniff_log"]
 LONGEST_SAMPLE = 200
 #: Lines by which the form is told.
 LOOK = 400
+#: Lines of different threads may be out of order by so much.
+UNORDERED_NS = 10_000_000
 #: Bytes of text in one window.
 BLOCK = 16 << 20
 
@@ -182,6 +184,9 @@ class QemuLog:
             understood[own] = fits
             parts.append((title, own[fits], columns))
         self._strange(heads, rows[understood], base, text, offset, start, end)
+        if (back := self._backwards(found, ts)) is not None:
+            told = "stamps run backwards from here on: the clock was set, and nobody knows the order"
+            self.damage.append(Damage(offset + int(start[rows[back]]), told))
         return self._window(parts, ts, understood, found), len(start)
 
     def _event(
@@ -198,6 +203,19 @@ class QemuLog:
         read = self._readers[name].read(text, start, np.maximum(start, end))
         kept = read.only_understood()
         return name, dict(zip(kept.names, kept.columns, strict=True)), read.understood
+
+    def _backwards(self, found: pl.DataFrame, ts: I64) -> int | None:
+        """The first row whose stamp lies before its thread's last one; None where there is none."""
+        if self._form.clock.unit == "ticks" or not len(ts):
+            return None
+        lines = pl.DataFrame(
+            {"ts": ts, "tid": found["tid"] if "tid" in found.columns else pl.repeat("", len(ts), eager=True)}
+        )
+        # Where threads are not told, lines of several may be out of order by as much as one waits for the file.
+        allowed = 0 if "tid" in found.columns else UNORDERED_NS
+        latest = pl.col("ts").cum_max().over("tid")
+        rows = lines.select((latest - pl.col("ts") > allowed).arg_true()).to_series()
+        return int(rows[0]) if len(rows) else None
 
     def _strange(
         self, heads: pl.Series, events: I64, base: int, text: Text, offset: int, start: I64, end: I64

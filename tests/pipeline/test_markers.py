@@ -41,7 +41,9 @@ def test_a_marker_that_is_an_event_has_a_table_with_the_marker_s_rank(tmp_path: 
 
 def test_a_marker_with_an_event_s_name_and_other_words_is_no_event(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(text("vmbus_msg_cb was here", "vmbus_msg_cb message status 5"))
-    assert ingest([tmp_path / "t.txt"], tmp_path / "t.hvt").decoded == {"vmbus_msg_cb": 1}
+    manifest = ingest([tmp_path / "t.txt"], tmp_path / "t.hvt")
+    assert manifest.decoded == {"vmbus_msg_cb": 1}
+    assert manifest.sources[0]["not_understood"]["count"] == 1
 
 
 def test_a_recording_without_markers_has_no_such_tables(tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_lines_out_of_order_between_threads_are_put_in_order_of_time(tmp_path: P
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "damaged"),
+    [
+        ("1@5.000002:vmbus_terminate_offers\n1@5.000001:vmbus_terminate_offers\n", 1),
+        ("1@5.000002:vmbus_terminate_offers\n2@5.000001:vmbus_terminate_offers\n", 0),
+        ("2026-01-01T00:00:01Z vmbus_terminate_offers\n2026-01-01T00:00:00Z vmbus_terminate_offers\n", 1),
+        ("2026-01-01T00:00:01Z vmbus_terminate_offers\n2026-01-01T00:00:00.999Z vmbus_terminate_offers\n", 0),
+    ],
+    ids=["one-thread", "two-threads", "a-second", "a-millisecond"],
+)
+def test_a_clock_that_was_set_back_is_damage(tmp_path: Path, text: str, damaged: int) -> None:
+    """Within one thread stamps never run backwards; between threads only by a little."""
+    recording = opened(tmp_path, text)
+    assert len(rows(recording)) == 2
+    assert len(recording.damage) == damaged
+    assert all("backwards" in damage.message and not damage.cut for damage in recording.damage)
+
+
 def test_an_unknown_event_keeps_its_name_and_text(tmp_path: Path) -> None:
     (row,) = rows(opened(tmp_path, "7@1.000000:virtio_notify vdev 0x55 vq 0x66\n"))
     assert (row["table"], row["event"], row["text"]) == ("qemu_event", "virtio_notify", "vdev 0x55 vq 0x66")
