@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from hvtrace.schema.tracepoint import Context
 from hvtrace.store import Store
 
 __all__ = ["Answer", "Fine", "Question", "advise", "chosen"]
+
+#: Advices looked at side by side.
+WORKERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,22 +90,31 @@ def advise(store: Store, question: Question = Question(), advices: Sequence[Advi
         raise InputError(store.path, "shows no vCPU thread: there is nothing to advise on")
     facts = Facts(store, question)
     answer = Answer(question, tuple(facts.vms), facts.length_ns, [], [], [], _notes(facts))
-    for advice in rows:
-        missing = tuple(name for name in advice.needs if not facts.recorded(name))
-        if missing:
-            reason = f"no {' and no '.join(missing)} in the recording"
-            answer.unjudged.append(Unjudged(advice.code, advice.name, None, reason, missing))
-            continue
-        fine = []
-        for vm in facts.vms:
-            findings, unjudged = _sorted_out(advice.find(facts, vm, advice))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        # Each takes what it needs of the facts, some of it small; the answer is put together in the advices' order.
+        for findings, unjudged, fine in pool.map(lambda advice: _looked(facts, advice), rows):
             answer.findings += findings
             answer.unjudged += unjudged
-            fine += [] if findings or unjudged else [vm]
-        if fine:
-            answer.fine.append(Fine(advice.code, advice.name, tuple(fine)))
+            answer.fine += fine
     answer.findings.sort(key=lambda found: (-found.severity, -_cost(found), found.code, found.vm or 0))
     return answer
+
+
+def _looked(facts: Facts, advice: Advice) -> tuple[list[Finding], list[Unjudged], list[Fine]]:
+    """What one advice finds in all VMs, what it could not judge, and where it found nothing."""
+    missing = tuple(name for name in advice.needs if not facts.recorded(name))
+    if missing:
+        reason = f"no {' and no '.join(missing)} in the recording"
+        return [], [Unjudged(advice.code, advice.name, None, reason, missing)], []
+    findings: list[Finding] = []
+    unjudged: list[Unjudged] = []
+    fine = []
+    for vm in facts.vms:
+        found, open_ = _sorted_out(advice.find(facts, vm, advice))
+        findings += found
+        unjudged += open_
+        fine += [] if found or open_ else [vm]
+    return findings, unjudged, [Fine(advice.code, advice.name, tuple(fine))] if fine else []
 
 
 def _sorted_out(found: Iterable[Finding | Unjudged]) -> tuple[list[Finding], list[Unjudged]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, TypeVar
+from threading import Lock, RLock
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
@@ -46,6 +46,17 @@ KIND_BITS = 56
 _T = TypeVar("_T")
 
 
+class _Shared(Generic[_T]):
+    """A fact that is made when it is first asked for, once, also where several threads ask."""
+
+    def __init__(self, make: Callable[[Facts], _T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __get__(self, facts: Facts, owner: type[Facts]) -> _T:
+        return facts.once(self._make.__name__, lambda: self._make(facts))
+
+
 def ends(rows: pl.DataFrame) -> tuple[int, int]:
     """The lowest first_seq and the highest last_seq of some rows; there is one at least."""
     return min(rows["first_seq"].to_list()), max(rows["last_seq"].to_list())
@@ -67,7 +78,8 @@ class Facts:
         #: Tables of that part, by tracepoint.
         self.tables = {name: rows.filter(True, *scope.span()) for name, rows in scope.tables(store).items()}
         self._kept: dict[str, Any] = {}
-        self._counts: dict[tuple[str, ...], pl.DataFrame] = {}
+        self._making: dict[str, RLock] = {}
+        self._lock = Lock()
         self.length_ns = scope.length_ns(store)
         self.vms: list[int] = [vm["vm"] for vm in store.manifest.vms if scope.vm in (None, vm["vm"])]
 
@@ -85,7 +97,7 @@ class Facts:
         reasons = EXITS_OF.get(tracepoint)
         return reasons is not None and bool(self._reasons) and not self._reasons & reasons
 
-    @cached_property
+    @_Shared
     def _reasons(self) -> frozenset[tuple[int, int]]:
         """(isa, basic exit reason) of all exits of the store."""
         if not self.has("kvm_exit"):
@@ -95,7 +107,7 @@ class Facts:
             (isa, reason & 0xFFFF if isa == ISA_VMX else reason) for isa, reason in found.iter_rows()
         )
 
-    @cached_property
+    @_Shared
     def handled(self) -> pl.DataFrame:
         """Exits one by one: vm, vcpu, tid, seq, ts_ns, end_seq, ns, userspace_ns, reason (isa << 32 | exit_reason),
         nested, about (number of the kind << KIND_BITS | its key; null).
@@ -118,7 +130,7 @@ class Facts:
         )
         return found.select(_HANDLED.names()).collect()
 
-    @cached_property
+    @_Shared
     def seconds(self) -> pl.DataFrame:
         """Exits by vm, vcpu, reason, nested, kind (of KINDS; null), key (of that kind; null), and `second`: how many
         whole seconds (10^9 ticks) after the store's first event they were → count, time_ns, userspace_ns, first_seq,
@@ -146,7 +158,7 @@ class Facts:
         )
         return found.select(_SECONDS.names()).cast(_SECONDS).collect()
 
-    @cached_property
+    @_Shared
     def exits(self) -> pl.DataFrame:
         """Exits as in `seconds`, but of all the time together."""
         by = ("vm", "vcpu", "reason", "nested", "kind", "key")
@@ -161,7 +173,7 @@ class Facts:
             .collect()
         )
 
-    @cached_property
+    @_Shared
     def _lives(self) -> dict[int, tuple[int, int, int]]:
         """VM → when its first exit began and the last one ended, and the number of vCPUs that had one."""
         rows = self.handled.group_by("vm").agg(
@@ -189,17 +201,17 @@ class Facts:
         """Rate of something counted; None where the clock counts ticks or no time passed."""
         return count * 1e9 / self.length_ns if self.in_ns and self.length_ns else None
 
-    @cached_property
+    @_Shared
     def overview(self) -> dict[int, dict[str, Any]]:
         """VM → its part of hvtrace.analysis.overview: enlightenments offered and used, vCPUs. Of the whole store."""
         return {vm["vm"]: vm for vm in overview(self.store)["vms"]}
 
-    @cached_property
+    @_Shared
     def offered(self) -> dict[int, Offered]:
         """VM → what its guest was offered and took up. Of the whole store: CPUID is read at boot."""
         return offered_by_vm(self.store, self.vms)
 
-    @cached_property
+    @_Shared
     def used(self) -> dict[int, tuple[frozenset[int], frozenset[int]]]:
         """VM → MSRs that its guest accessed without a fault, and codes of Hyper-V hypercalls it made; in the whole
         store.
@@ -219,8 +231,11 @@ class Facts:
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """What `make` gives, made at the first call of that name: for what an advice needs of all VMs."""
-        if name not in self._kept:
-            self._kept[name] = make()
+        with self._lock:
+            making = self._making.setdefault(name, RLock())
+        with making:
+            if name not in self._kept:
+                self._kept[name] = make()
         kept: _T = self._kept[name]
         return kept
 
@@ -240,11 +255,13 @@ class Facts:
                 }
             )
         by = ("vm", "vcpu", *keys)
-        if (table, *keys) not in self._counts:
+
+        def made() -> pl.DataFrame:
             rows = self.tables[table].filter(pl.col("vm").is_not_null())
             figures = {"count": pl.len().cast(pl.Int64), "first_seq": pl.col("seq").min()}
-            self._counts[table, *keys] = rows.group_by(by).agg(**figures).sort(by).collect()
-        return self._counts[table, *keys]
+            return rows.group_by(by).agg(**figures).sort(by).collect()
+
+        return self.once(" ".join(("counts of", table, *keys)), made)
 
 
 _HANDLED = pl.Schema(

@@ -116,9 +116,11 @@ def _alike(facts: Facts) -> Iterator[tuple[int, int]]:
         new[1:] |= values[1:] != values[:-1]
     starts = np.flatnonzero(new)
     lengths = np.diff(np.append(starts, len(exits)))
+    long = lengths >= REPEATS
+    starts, lengths = starts[long], lengths[long]
     reasons = exits["reason"].gather(starts).to_list()
     for start, length, reason in zip(starts.tolist(), lengths.tolist(), reasons, strict=True):
-        if length >= REPEATS and basic(reason) not in _IDLE:
+        if basic(reason) not in _IDLE:
             yield start, length
 
 
