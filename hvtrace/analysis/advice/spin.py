@@ -127,7 +127,7 @@ def _preempted(facts: Facts) -> dict[int, tuple[int, int, int, tuple[int, int]]]
     From a switch away from a thread that could go on, to the next switch to it.
     """
     vcpus = [
-        {"tid": tid, "vm": vm["vm"]}
+        {"tid": tid, "vm": vm["vm"], "since": vm.get("first_seq") or 0, "until": vm.get("last_seq")}
         for vm in facts.store.manifest.vms
         for vcpu in vm["vcpus"]
         for tid in vcpu["tids"]
@@ -135,7 +135,9 @@ def _preempted(facts: Facts) -> dict[int, tuple[int, int, int, tuple[int, int]]]
     ]
     if not vcpus:
         return {}
-    threads = pl.LazyFrame(vcpus, schema={"tid": pl.Int32, "vm": pl.UInt16})
+    # A thread may run a VM after another.
+    kinds = {"tid": pl.Int32, "vm": pl.UInt16, "since": pl.UInt64, "until": pl.UInt64}
+    threads = pl.LazyFrame(vcpus, schema=kinds).sort("since")
     switches = facts.store.scan("sched_switch").filter(pl.lit(value=True), *facts.scope.span())
     away = switches.select(
         "seq", "ts_ns", tid=pl.col("prev_pid").cast(pl.Int32), back=pl.lit(value=False),
@@ -150,10 +152,13 @@ def _preempted(facts: Facts) -> dict[int, tuple[int, int, int, tuple[int, int]]]
     )
     rows = (
         pl.concat([away, back])
-        .join(threads, on="tid", how="inner")
-        .sort("tid", "seq")
+        .filter(pl.col("tid").is_in(sorted({vcpu["tid"] for vcpu in vcpus})))
+        .sort("seq")
+        .join_asof(threads, left_on="seq", right_on="since", by="tid", check_sortedness=False)
+        .filter(pl.col("vm").is_not_null(), (pl.col("seq") <= pl.col("until")).fill_null(value=True))
+        .sort("vm", "tid", "seq")
         .with_columns(
-            pl.col("ready", "ts_ns", "seq").shift(1).over("tid").name.prefix("before_"),
+            pl.col("ready", "ts_ns", "seq").shift(1).over("vm", "tid").name.prefix("before_"),
         )
         .filter(pl.col("back"), pl.col("before_ready"))
         .with_columns(ns=pl.col("ts_ns") - pl.col("before_ts_ns"))

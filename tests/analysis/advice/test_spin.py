@@ -78,3 +78,23 @@ def test_preempted_time_against_a_walk(recorded: Callable[..., Store]) -> None:
         else:
             away.pop(row["prev_pid"], None)
     assert (found.evidence[0].count, found.evidence[0].time_ns) == (len(times), sum(times))
+
+
+def test_a_thread_that_ran_another_vm_before_is_preempted_in_its_own_time(tmp_path: Path) -> None:
+    """Of two VMs of one thread, each has the preemptions of its own events."""
+    from hvtrace.analysis.advice.facts import Facts
+    from hvtrace.analysis.advice.spin import _preempted
+    from hvtrace.analysis.scope import Scope
+
+    rows = [
+        (1_000, "kvm_entry", 0, 0, {"vcpu_id": 0}),
+        switch(2_000, 100, 0, 7),
+        switch(2_500, 7, 0, 100),
+        switch(3_000, 100, 0, 7),
+        switch(3_700, 7, 0, 100),
+    ]
+    store = tiny_store(tmp_path / "a.hvt", rows)
+    (first,) = store.manifest.vms
+    store.manifest.vms = [first | {"last_seq": 2}, first | {"vm": 1, "first_seq": 3}]
+    told = {vm: (count, ns) for vm, (count, ns, *_) in _preempted(Facts(store, Scope())).items()}
+    assert told == {0: (1, 500), 1: (1, 700)}
