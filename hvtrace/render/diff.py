@@ -188,7 +188,9 @@ def _side_by_side(rows: Sequence[dict[str, Any]], top: int | None) -> Iterator[l
         own["weight"] = {"a": row["weight"], "b": 0.0}
     for title, figures, belongs, sort in _TABLES:
         chosen = [own for (section, _), own in subjects.items() if belongs(section)]
-        chosen.sort(key=lambda own, sort=sort: max(own[sort]["a"], own[sort]["b"]), reverse=True)  # type: ignore[misc]  # a default of a lambda
+        weights = [max(own[sort]["a"], own[sort]["b"]) for own in chosen]
+        order = sorted(range(len(chosen)), key=weights.__getitem__, reverse=True)
+        chosen = [chosen[place] for place in order]
         if chosen:
             lines = table(_columns(title, figures), chosen[:top], Units())
             yield [*lines, *more(len(chosen) - len(chosen[:top]))]

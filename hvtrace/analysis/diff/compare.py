@@ -116,7 +116,7 @@ def diff(
 ) -> Diff:
     """Compare two stores, or parts of them. Raises InputError where a part means nothing."""
     sides = Side(a, scope_a or Scope()), Side(b, scope_b or Scope())
-    found = Diff(tuple(_about(side) for side in sides), alpha)  # type: ignore[arg-type]  # two of two
+    found = Diff((_about(sides[0]), _about(sides[1])), alpha)
     found.facts, found.enlightenments, found.divergences = differences(*sides)
     if why := _incomparable(sides):
         found.not_compared.append({"section": "all", "why": why})

@@ -44,7 +44,9 @@ def test_figures_are_those_of_a_walk_over_the_events(recorded: Callable[..., Sto
     (found,) = advise(store, Question(codes=("AD202",))).findings
     assert (found.evidence[0].count, found.evidence[0].time_ns) == (count, time_ns)
     assert found.effect is not None
-    assert found.effect.saved_share == pytest.approx(time_ns / store.manifest.time["duration_ns"])  # type: ignore[operator]
+    length_ns = store.manifest.time["duration_ns"]
+    assert length_ns is not None
+    assert found.effect.saved_share == pytest.approx(time_ns / length_ns)
     assert found.severity is Severity.HIGH
 
 

@@ -29,7 +29,9 @@ LINE = re.compile(r"(\d+)@(\d+)\.(\d{6}):(\w+) ?(.*)")
 def lines(path: Path) -> Iterator[tuple[int, str, list[int]]]:
     """Stamp in ns, name and numbers of each line of a log."""
     for line in path.read_text().splitlines():
-        _, seconds, micros, name, text = LINE.fullmatch(line).groups()  # type: ignore[union-attr]  # or it fails
+        told = LINE.fullmatch(line)
+        assert told is not None
+        _, seconds, micros, name, text = told.groups()
         yield (
             int(seconds) * 10**9 + int(micros) * 1000,
             name,
