@@ -37,15 +37,13 @@ def as_text(frame: pl.DataFrame, top: int | None, *, expanded: bool = False) -> 
     return "\n".join([*lines, *left])
 
 
+def _column(name: str, order: int, *, right: bool) -> Column:
+    return Column(safe(name, CELL), order, lambda row, _: safe(_cell(row[name]), CELL), right=right)
+
+
 def _table(schema: pl.Schema, rows: Sequence[dict[str, Any]]) -> list[str]:
     columns = [
-        Column(
-            safe(name, CELL),
-            order,
-            lambda row, _, name=name: safe(_cell(row[name]), CELL),  # type: ignore[misc]  # a default of a lambda
-            right=dtype.is_numeric(),
-        )
-        for order, (name, dtype) in enumerate(schema.items())
+        _column(name, order, right=dtype.is_numeric()) for order, (name, dtype) in enumerate(schema.items())
     ]
     lines = table(columns, rows)
     fitting = _fitting(columns, rows)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from advice_cases.enlightenments import HYPERCALL, guest, reads
+from builders.cli import hvtrace
 from builders.store import tiny_store
 
 from hvtrace.analysis.advice.table import ADVICES
 
-
-def run(*words: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hvtrace", "advise", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": str(columns), "NO_COLOR": "1"},
-    )
+run = partial(hvtrace, "advise")
 
 
 @pytest.fixture

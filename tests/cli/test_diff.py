@@ -7,11 +7,11 @@ import io
 import json
 import re
 import shlex
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from builders.cli import hvtrace
 from builders.store import Row, add_divergences, tiny_store
 from recordings import SAMPLES, get
 
@@ -36,15 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(*words: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hvtrace", "diff", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": str(columns), "NO_COLOR": "1", "LC_ALL": "C.UTF-8"},
-    )
+run = partial(hvtrace, "diff")
 
 
 def test_a_comparison_for_people(folder: Path) -> None:

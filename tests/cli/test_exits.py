@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from builders.cli import hvtrace
 from builders.store import Row, tiny_store
 from recordings import SAMPLES, get
 
@@ -25,15 +25,7 @@ EVENTS: list[Row] = [
 ]
 
 
-def run(*words: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hvtrace", "exits", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": str(columns), "NO_COLOR": "1"},
-    )
+run = partial(hvtrace, "exits")
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
 
 import pytest
+from builders.cli import hvtrace
 from builders.polling_host import Host
 from builders.store import Row, tiny_store
 from recordings import SAMPLES, get
@@ -19,15 +21,7 @@ from recordings import SAMPLES, get
 ARRIVALS = [4_000, 15_000, 9_000, 12_000, 15_000, 900_000, 4_000]
 
 
-def run(*words: str | Path, cwd: Path, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hvtrace", "halt-poll", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": str(columns), "NO_COLOR": "1", "HOME": str(cwd)},
-    )
+run = partial(hvtrace, "halt-poll")
 
 
 @pytest.fixture

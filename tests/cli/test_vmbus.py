@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from builders import vmbus as v
+from builders.cli import hvtrace
 from builders.store import Row, tiny_store
 from recordings import get
 
@@ -37,15 +37,7 @@ ROWS: list[Row] = [
 ]
 
 
-def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hvtrace", "vmbus", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "COLUMNS": "80", "NO_COLOR": "1"},
-    )
+run = partial(hvtrace, "vmbus")
 
 
 @pytest.fixture
